@@ -1,0 +1,34 @@
+//! The pure heart of Anabranch: no I/O, no clock, no randomness, no threads.
+//!
+//! Time, seeds and bytes come in as arguments and leave as values, so that everything
+//! here can be run a million times a second under a simulator.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`id`] | newtypes for every id, position and size that could be swapped |
+//! | [`clock`] | hybrid timestamps and the clock that hands them out |
+//! | [`vector`] | version vectors, and the tokens and cursors that clients carry |
+//! | [`batch`] | Kafka's record batch v2: checked once, then passed on as bytes |
+//! | [`frame`] | the unit of append and replication: header, parts, hash chain |
+//! | [`stream`] | what a stream is: merge mode, partitions, retention |
+//! | [`partitioner`] | which partition a key belongs to |
+//! | [`producer`] | idempotent producers: a retried publish counts once |
+//! | [`sequencer`] | publishes in, one frame out: the only place that assigns sequences |
+//! | [`lww`] | rows where the last writer wins |
+//! | [`limits`] | every limit, with its reason |
+
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
+
+pub mod batch;
+pub mod clock;
+pub mod frame;
+pub mod id;
+pub mod limits;
+pub mod lww;
+pub mod partitioner;
+pub mod producer;
+pub mod sequencer;
+pub mod stream;
+pub mod vector;
+
+mod wire;

@@ -1,0 +1,690 @@
+//! Publishes in, one frame out: the only place that assigns sequences, offsets and stamps.
+//!
+//! ```text
+//! let mut open = sequencer.open();
+//! open.add(&publishes)?;            // as often as there is room
+//! let commit = open.close(now_ms);  // then append, sync, acknowledge
+//! ```
+//!
+//! What it remembers is a fold of the log: [`Sequencer::replay`] over the commits of a log leads
+//! to the state that wrote them, and [`Sequencer::checkpoint`] saves replaying from the start.
+
+use std::collections::BTreeMap;
+
+use bytes::BufMut;
+use hashbrown::HashMap;
+
+use crate::batch::Batch;
+use crate::clock::{HybridClock, HybridTimestamp};
+use crate::frame::{Chain, Commit, CommitPart, FrameError, FrameHeader, PartHeader};
+use crate::id::{BrokerId, Epoch, Offset, Origin, PartitionId, Position, Sequence, StreamId};
+use crate::limits::{MAX_FRAME_BYTES, MAX_FRAME_PARTS, TARGET_FRAME_BYTES};
+use crate::producer::{ProducerError, ProducerTable, Verdict};
+use crate::vector::VersionVector;
+use crate::wire::{Malformed, Reader, put_varint};
+
+/// A batch on its way into the log.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// To which stream.
+    pub stream: StreamId,
+    /// To which of its partitions.
+    pub partition: PartitionId,
+    /// The records.
+    pub batch: Batch,
+}
+
+/// Where a publish went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placed {
+    /// Into this frame.
+    Appended {
+        /// Offset of its first record.
+        base_offset: Offset,
+        /// Index in the frame of its first record.
+        first_index: u32,
+    },
+    /// It was there already, at this offset if that is still remembered.
+    Duplicate {
+        /// Offset of its first record.
+        base_offset: Option<Offset>,
+    },
+}
+
+/// Why a group of publishes was refused. Nothing of it was placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SequenceError {
+    /// The idempotent producer is at fault.
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
+    /// It would not fit even an empty frame.
+    #[error(
+        "{bytes} bytes in {parts} batches are too much for one transaction; allowed are {MAX_FRAME_BYTES} bytes in {MAX_FRAME_PARTS} batches"
+    )]
+    TooLarge {
+        /// Bytes of all batches.
+        bytes: usize,
+        /// Number of batches.
+        parts: usize,
+    },
+}
+
+/// Why a log does not lead to a state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReplayError {
+    /// A commit is not the next one.
+    #[error("entry {got} follows where entry {expected} should be")]
+    Position {
+        /// The next one.
+        expected: Position,
+        /// The one that came.
+        got: Position,
+    },
+    /// An origin's sequences have a gap.
+    #[error("frame {got} of {origin} follows its frame {held}")]
+    Gap {
+        /// Whose frame.
+        origin: Origin,
+        /// Its last one.
+        held: Sequence,
+        /// The one that came.
+        got: Sequence,
+    },
+    /// Offsets have a gap.
+    #[error(
+        "stream {stream} partition {partition} continues at offset {got} instead of {expected}"
+    )]
+    Offset {
+        /// Stream.
+        stream: StreamId,
+        /// Partition.
+        partition: PartitionId,
+        /// The next one.
+        expected: Offset,
+        /// The one that came.
+        got: Offset,
+    },
+    /// The hash chain is broken.
+    #[error(transparent)]
+    Chain(#[from] FrameError),
+    /// A checkpoint does not read.
+    #[error("the checkpoint of a sealed segment is malformed")]
+    Checkpoint,
+}
+
+impl From<Malformed> for ReplayError {
+    fn from(_: Malformed) -> Self {
+        Self::Checkpoint
+    }
+}
+
+/// The last frame held of an origin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// Its sequence.
+    pub sequence: Sequence,
+    /// The chain up to it.
+    pub chain: Chain,
+}
+
+const NO_HEAD: Head = Head {
+    sequence: Sequence::NONE,
+    chain: Chain::START,
+};
+
+/// Everything that decides the next frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sequencer {
+    origin: Origin,
+    next_position: Position,
+    clock: Clock,
+    heads: BTreeMap<Origin, Head>,
+    offsets: HashMap<(StreamId, PartitionId), Offset>,
+    producers: ProducerTable,
+}
+
+/// [`HybridClock`] with equality, for the assertion that replay leads to the same state.
+#[derive(Clone, Debug)]
+struct Clock(HybridClock);
+
+impl PartialEq for Clock {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.last() == other.0.last()
+    }
+}
+
+impl Sequencer {
+    /// The state before the first frame.
+    #[must_use]
+    pub fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            next_position: Position::new(0),
+            clock: Clock(HybridClock::default()),
+            heads: BTreeMap::new(),
+            offsets: HashMap::new(),
+            producers: ProducerTable::default(),
+        }
+    }
+
+    /// Under which identity it writes.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Writes under a new identity from now on.
+    ///
+    /// # Panics
+    /// When the identity has written before: a sequence must never be reused.
+    pub fn take_origin(&mut self, origin: Origin) {
+        assert!(
+            !self.heads.contains_key(&origin),
+            "{origin} has written before"
+        );
+        self.origin = origin;
+    }
+
+    /// Place of the next commit.
+    #[must_use]
+    pub fn next_position(&self) -> Position {
+        self.next_position
+    }
+
+    /// The offset that the next record of a partition gets.
+    #[must_use]
+    pub fn next_offset(&self, stream: StreamId, partition: PartitionId) -> Offset {
+        self.offsets
+            .get(&(stream, partition))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Everything sequenced so far.
+    #[must_use]
+    pub fn vector(&self) -> VersionVector {
+        self.heads
+            .iter()
+            .map(|(&origin, head)| (origin, head.sequence))
+            .collect()
+    }
+
+    /// The last frame of an origin.
+    #[must_use]
+    pub fn head(&self, origin: Origin) -> Head {
+        self.heads.get(&origin).copied().unwrap_or(NO_HEAD)
+    }
+
+    /// Greatest stamp handed out or seen.
+    #[must_use]
+    pub fn last_timestamp(&self) -> HybridTimestamp {
+        self.clock.0.last()
+    }
+
+    /// Begins a frame. What is added to it takes effect at once; [`OpenFrame::close`] yields it.
+    pub fn open(&mut self) -> OpenFrame<'_> {
+        OpenFrame {
+            sequencer: self,
+            parts: Vec::new(),
+            body: 0,
+            records: 0,
+        }
+    }
+
+    /// Takes over a commit that is in the log already.
+    ///
+    /// # Errors
+    /// When it does not continue what was replayed so far.
+    pub fn replay(&mut self, commit: &Commit) -> Result<(), ReplayError> {
+        if commit.position != self.next_position {
+            return Err(ReplayError::Position {
+                expected: self.next_position,
+                got: commit.position,
+            });
+        }
+        let header = &commit.header;
+        let head = self.head(header.origin);
+        if header.sequence != head.sequence.next() {
+            let (origin, got) = (header.origin, header.sequence);
+            return Err(ReplayError::Gap {
+                origin,
+                held: head.sequence,
+                got,
+            });
+        }
+        header.verify_chain(head.chain, &commit.header_bytes)?;
+        self.check_offsets(commit)?;
+        for part in &commit.parts {
+            self.note(part, commit.position);
+        }
+        self.clock.0.observe(header.last_timestamp());
+        self.advance(header);
+        Ok(())
+    }
+
+    fn check_offsets(&self, commit: &Commit) -> Result<(), ReplayError> {
+        let mut ahead: HashMap<(StreamId, PartitionId), Offset> = HashMap::new();
+        for part in &commit.parts {
+            let (stream, partition) = (part.header.stream, part.header.partition);
+            let next = ahead
+                .entry((stream, partition))
+                .or_insert_with(|| self.next_offset(stream, partition));
+            if *next != part.base_offset {
+                let (expected, got) = (*next, part.base_offset);
+                return Err(ReplayError::Offset {
+                    stream,
+                    partition,
+                    expected,
+                    got,
+                });
+            }
+            *next = next.advance(u64::from(part.header.records));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, part: &CommitPart, position: Position) {
+        let PartHeader {
+            stream,
+            partition,
+            records,
+            ..
+        } = part.header;
+        self.offsets.insert(
+            (stream, partition),
+            part.base_offset.advance(u64::from(records)),
+        );
+        if let Some(stamp) = part.batch.as_ref().and_then(Batch::producer) {
+            self.producers.note(
+                stream,
+                partition,
+                stamp,
+                records,
+                part.base_offset,
+                position,
+            );
+        }
+    }
+
+    fn advance(&mut self, header: &FrameHeader) {
+        let head = Head {
+            sequence: header.sequence,
+            chain: header.chain,
+        };
+        self.heads.insert(header.origin, head);
+        self.next_position = self.next_position.next();
+    }
+
+    /// The state as bytes, for the end of a sealed segment.
+    #[must_use]
+    pub fn checkpoint(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_origin(&mut out, self.origin);
+        out.put_u64_le(self.next_position.get());
+        out.put_u64_le(self.clock.0.last().get());
+        put_varint(&mut out, self.heads.len() as u64);
+        for (&origin, head) in &self.heads {
+            put_origin(&mut out, origin);
+            out.put_u64_le(head.sequence.get());
+            out.put_slice(head.chain.as_bytes());
+        }
+        let mut offsets: Vec<_> = self.offsets.iter().collect();
+        offsets.sort_unstable();
+        put_varint(&mut out, offsets.len() as u64);
+        for (&(stream, partition), offset) in offsets {
+            out.put_u64_le(stream.get());
+            out.put_u16_le(partition.get());
+            put_varint(&mut out, offset.get());
+        }
+        self.producers.encode(&mut out);
+        out
+    }
+
+    /// The state that a checkpoint was made of.
+    ///
+    /// # Errors
+    /// When the bytes are no checkpoint.
+    pub fn restore(checkpoint: &[u8]) -> Result<Self, ReplayError> {
+        let mut reader = Reader::new(checkpoint);
+        let mut state = Self::new(read_origin(&mut reader)?);
+        state.next_position = Position::new(reader.u64()?);
+        state.clock.0.observe(HybridTimestamp::new(reader.u64()?));
+        for _ in 0..reader.varint()? {
+            let origin = read_origin(&mut reader)?;
+            let sequence = Sequence::new(reader.u64()?);
+            let mut chain = [0; 32];
+            chain.copy_from_slice(reader.take(32)?);
+            state.heads.insert(
+                origin,
+                Head {
+                    sequence,
+                    chain: Chain::new(chain),
+                },
+            );
+        }
+        for _ in 0..reader.varint()? {
+            let key = (
+                StreamId::new(reader.u64()?),
+                PartitionId::new(reader.u16()?),
+            );
+            state.offsets.insert(key, Offset::new(reader.varint()?));
+        }
+        state.producers = ProducerTable::read(&mut reader)?;
+        if reader.is_empty() {
+            Ok(state)
+        } else {
+            Err(ReplayError::Checkpoint)
+        }
+    }
+}
+
+fn put_origin(out: &mut Vec<u8>, origin: Origin) {
+    out.put_u64_le(origin.broker.get());
+    out.put_u32_le(origin.epoch.get());
+}
+
+fn read_origin(reader: &mut Reader<'_>) -> Result<Origin, Malformed> {
+    Ok(Origin {
+        broker: BrokerId::new(reader.u64()?),
+        epoch: Epoch::new(reader.u32()?),
+    })
+}
+
+/// A frame that is being filled.
+#[derive(Debug)]
+pub struct OpenFrame<'a> {
+    sequencer: &'a mut Sequencer,
+    parts: Vec<CommitPart>,
+    body: usize,
+    records: u32,
+}
+
+impl OpenFrame<'_> {
+    /// Whether a group of publishes of this size may still join. The first one always may.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize, parts: usize) -> bool {
+        self.parts.is_empty()
+            || (self.body + bytes <= TARGET_FRAME_BYTES
+                && self.parts.len() + parts <= MAX_FRAME_PARTS)
+    }
+
+    /// Adds a group that becomes visible together. Appends one [`Placed`] for each to `placed`.
+    ///
+    /// # Errors
+    /// When it is refused; then the frame is as it was before.
+    pub fn add(
+        &mut self,
+        group: &[Publish],
+        placed: &mut Vec<Placed>,
+    ) -> Result<(), SequenceError> {
+        let bytes = group.iter().map(|publish| publish.batch.len()).sum();
+        if bytes > MAX_FRAME_BYTES || group.len() > MAX_FRAME_PARTS {
+            return Err(SequenceError::TooLarge {
+                bytes,
+                parts: group.len(),
+            });
+        }
+        assert!(
+            self.has_room(bytes, group.len()),
+            "the caller asks for room first"
+        );
+        for publish in group {
+            if let Some(stamp) = publish.batch.producer() {
+                let Publish {
+                    stream, partition, ..
+                } = *publish;
+                self.sequencer
+                    .producers
+                    .judge(stream, partition, stamp, publish.batch.count())?;
+            }
+        }
+        for publish in group {
+            placed.push(self.place(publish));
+        }
+        Ok(())
+    }
+
+    /// Judged before, so a refusal can only mean that the group repeats itself.
+    fn place(&mut self, publish: &Publish) -> Placed {
+        let Publish {
+            stream,
+            partition,
+            ref batch,
+        } = *publish;
+        let records = batch.count();
+        if let Some(stamp) = batch.producer() {
+            match self
+                .sequencer
+                .producers
+                .judge(stream, partition, stamp, records)
+            {
+                Ok(Verdict::New) => {}
+                Ok(Verdict::Duplicate(base_offset)) => return Placed::Duplicate { base_offset },
+                Err(_) => return Placed::Duplicate { base_offset: None },
+            }
+        }
+        let length = u32::try_from(batch.len()).expect("a batch is at most 8 MiB");
+        let part = CommitPart {
+            header: PartHeader {
+                stream,
+                partition,
+                records,
+                length,
+                crc: batch.crc(),
+            },
+            base_offset: self.sequencer.next_offset(stream, partition),
+            first_index: self.records,
+            batch: Some(batch.clone()),
+        };
+        self.sequencer.note(&part, self.sequencer.next_position);
+        let placed = Placed::Appended {
+            base_offset: part.base_offset,
+            first_index: part.first_index,
+        };
+        self.body += batch.len();
+        self.records += records;
+        self.parts.push(part);
+        placed
+    }
+
+    /// Bytes of records gathered so far.
+    #[must_use]
+    pub fn body_length(&self) -> usize {
+        self.body
+    }
+
+    /// Ends the frame. `None` when everything in it was there already. `now_ms` is the wall clock.
+    #[must_use]
+    pub fn close(self, now_ms: u64) -> Option<Commit> {
+        if self.parts.is_empty() {
+            return None;
+        }
+        let state = self.sequencer;
+        let head = state.head(state.origin);
+        let mut header = FrameHeader {
+            origin: state.origin,
+            sequence: head.sequence.next(),
+            timestamp: state.clock.0.take(now_ms, self.records),
+            // One origin alone: its context is its own previous frame, so the delta is empty.
+            context: VersionVector::default(),
+            chain: head.chain,
+            parts: self.parts.iter().map(|part| part.header).collect(),
+        };
+        let header_bytes = header.seal(head.chain);
+        let position = state.next_position;
+        state.advance(&header);
+        Some(Commit {
+            position,
+            header,
+            header_bytes,
+            parts: self.parts,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, NewRecord};
+    use crate::producer::ProducerStamp;
+    use proptest::prelude::*;
+
+    fn origin() -> Origin {
+        Origin {
+            broker: BrokerId::new(1),
+            epoch: Epoch::new(1),
+        }
+    }
+
+    fn publish(stream: u64, records: usize, producer: Option<ProducerStamp>) -> Publish {
+        let mut builder = BatchBuilder::default();
+        for _ in 0..records {
+            builder
+                .push(&NewRecord {
+                    value: Some(b"v"),
+                    ..NewRecord::default()
+                })
+                .unwrap();
+        }
+        let batch = builder.finish(producer).unwrap();
+        Publish {
+            stream: StreamId::new(stream),
+            partition: PartitionId::new(0),
+            batch,
+        }
+    }
+
+    proptest! {
+        /// The state is a fold of the log: replayed, restored or lived through, it is the same.
+        #[test]
+        fn replaying_the_commits_leads_to_the_state_that_made_them(
+            publishes in prop::collection::vec((0u64..3, 1usize..4, any::<bool>(), 0u64..1000), 1..30),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut lived = Sequencer::new(origin());
+            let mut numbers = [0u32; 3];
+            let mut commits = Vec::new();
+            for (stream, records, idempotent, now) in publishes {
+                let next = &mut numbers[stream as usize];
+                let stamp = ProducerStamp { id: 5, epoch: 0, sequence: *next };
+                *next += records as u32;
+                let producer = idempotent.then_some(stamp);
+                let mut frame = lived.open();
+                let added = frame.add(&[publish(stream, records, producer)], &mut Vec::new());
+                // Mixing stamped and plain publishes leaves gaps in the producer's numbers.
+                if added.is_ok() {
+                    commits.extend(frame.close(now));
+                }
+            }
+            let cut = cut.index(commits.len() + 1);
+            let mut replayed = Sequencer::new(origin());
+            for (n, commit) in commits.iter().enumerate() {
+                if n == cut {
+                    replayed = Sequencer::restore(&replayed.checkpoint()).unwrap();
+                }
+                replayed.replay(commit).unwrap();
+            }
+            prop_assert_eq!(replayed, lived);
+        }
+    }
+
+    #[test]
+    fn one_frame_holds_many_publishes_with_dense_offsets_and_indexes() {
+        let mut sequencer = Sequencer::new(origin());
+        let mut placed = Vec::new();
+        let mut frame = sequencer.open();
+        frame.add(&[publish(1, 3, None)], &mut placed).unwrap();
+        frame
+            .add(&[publish(2, 2, None), publish(1, 1, None)], &mut placed)
+            .unwrap();
+        let commit = frame.close(1000).unwrap();
+        let at = |base_offset, first_index| Placed::Appended {
+            base_offset: Offset::new(base_offset),
+            first_index,
+        };
+        assert_eq!(placed, [at(0, 0), at(0, 3), at(3, 5)]);
+        assert_eq!(
+            (commit.header.record_count(), commit.header.sequence),
+            (6, Sequence::new(1))
+        );
+        assert_eq!(sequencer.last_timestamp(), commit.header.last_timestamp());
+    }
+
+    #[test]
+    fn a_retry_is_placed_where_it_was_and_makes_no_frame() {
+        let mut sequencer = Sequencer::new(origin());
+        let stamp = Some(ProducerStamp {
+            id: 1,
+            epoch: 0,
+            sequence: 0,
+        });
+        let mut placed = Vec::new();
+        for _ in 0..2 {
+            let mut frame = sequencer.open();
+            frame.add(&[publish(1, 2, stamp)], &mut placed).unwrap();
+            let _ = frame.close(5);
+        }
+        assert_eq!(
+            placed[1],
+            Placed::Duplicate {
+                base_offset: Some(Offset::new(0))
+            }
+        );
+        assert_eq!(sequencer.next_position(), Position::new(1));
+    }
+
+    #[test]
+    fn a_group_with_one_refused_publish_leaves_no_trace() {
+        let mut sequencer = Sequencer::new(origin());
+        let first = Some(ProducerStamp {
+            id: 1,
+            epoch: 0,
+            sequence: 0,
+        });
+        let gap = Some(ProducerStamp {
+            id: 1,
+            epoch: 0,
+            sequence: 50,
+        });
+        let mut frame = sequencer.open();
+        frame.add(&[publish(1, 1, first)], &mut Vec::new()).unwrap();
+        let _ = frame.close(5);
+        let before = sequencer.clone();
+        let mut frame = sequencer.open();
+        let refused = frame.add(&[publish(2, 1, None), publish(1, 1, gap)], &mut Vec::new());
+        assert!(matches!(
+            refused,
+            Err(SequenceError::Producer(ProducerError::Gap { .. }))
+        ));
+        assert!(frame.close(6).is_none());
+        assert_eq!(sequencer, before);
+    }
+
+    #[test]
+    fn a_commit_out_of_turn_or_of_a_fork_is_not_replayed() {
+        let commit_of = |sequencer: &mut Sequencer, records| {
+            let mut frame = sequencer.open();
+            frame
+                .add(&[publish(1, records, None)], &mut Vec::new())
+                .unwrap();
+            frame.close(5).unwrap()
+        };
+        let mut ours = Sequencer::new(origin());
+        let first = commit_of(&mut ours, 1);
+        let second = commit_of(&mut ours, 1);
+        let mut fork = Sequencer::new(origin());
+        let _ = commit_of(&mut fork, 2);
+        let forked = commit_of(&mut fork, 1);
+        let mut replayed = Sequencer::new(origin());
+        assert!(matches!(
+            replayed.replay(&second),
+            Err(ReplayError::Position { .. })
+        ));
+        replayed.replay(&first).unwrap();
+        assert!(matches!(
+            replayed.replay(&forked),
+            Err(ReplayError::Chain(_))
+        ));
+        replayed.replay(&second).unwrap();
+    }
+}
