@@ -1,1 +1,23 @@
-fn main() {}
+//! The `anabranch` binary: a table of contents.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`cli`] | the commands |
+//! | [`config`] | flag, environment, file, default |
+//! | [`demo`] | a year of flights, streamed into a broker |
+//! | [`serve`] | a broker from start to graceful end |
+//! | [`node`] | the narrow waist: publish, subscribe, row, rows, stream info |
+//! | [`http`] | the HTTP surface |
+//! | [`websocket`] | the WebSocket surface |
+
+mod cli;
+mod config;
+mod demo;
+mod http;
+mod node;
+mod serve;
+mod websocket;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}
