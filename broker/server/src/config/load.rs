@@ -246,37 +246,37 @@ mod tests {
         refused(
             "[log]\nsegment_byte = 1",
             &[],
-            &expect![
-                "AB7101 unknown configuration key log.segment_byte in file a.toml; did you mean log.segment_bytes?; `anabranch config` lists all keys"
-            ],
+            &expect![[
+                r#"AB7101 unknown configuration key log.segment_byte in file a.toml; did you mean log.segment_bytes?"#
+            ]],
         );
         refused(
             "[lgo]\nsegment_bytes = 1",
             &[],
-            &expect![
-                "AB7101 unknown configuration key lgo.segment_bytes in file a.toml; did you mean log.segment_bytes?; `anabranch config` lists all keys"
-            ],
+            &expect![[
+                r#"AB7101 unknown configuration key lgo.segment_bytes in file a.toml; did you mean log.segment_bytes?"#
+            ]],
         );
         refused(
             "[broker]\naddress = \"x\"",
             &[],
-            &expect![
-                "AB7101 unknown configuration key broker.address in file a.toml; did you mean listen.address?; `anabranch config` lists all keys"
-            ],
+            &expect![[
+                r#"AB7101 unknown configuration key broker.address in file a.toml; did you mean listen.address?"#
+            ]],
         );
         refused(
             "qqqq = 1",
             &[],
-            &expect![
-                "AB7101 unknown configuration key qqqq in file a.toml; `anabranch config` lists all keys"
-            ],
+            &expect![[
+                r#"AB7101 unknown configuration key qqqq in file a.toml; `anabranch config` lists all keys"#
+            ]],
         );
         refused(
             "",
             &[("ANABRANCH_LOG_SEGMENTBYTES", "1")],
-            &expect![
-                "AB7101 unknown configuration key ANABRANCH_LOG_SEGMENTBYTES in environment ANABRANCH_LOG_SEGMENTBYTES; did you mean log.segment_bytes?; `anabranch config` lists all keys"
-            ],
+            &expect![[
+                r#"AB7101 unknown configuration key ANABRANCH_LOG_SEGMENTBYTES in environment ANABRANCH_LOG_SEGMENTBYTES; did you mean ANABRANCH_LOG_SEGMENT_BYTES?"#
+            ]],
         );
     }
 
@@ -299,9 +299,9 @@ mod tests {
         refused(
             "[limits]\nconnections = true",
             &[],
-            &expect![
-                "AB7102 bad configuration value true for limits.connections in file a.toml; expected a whole number"
-            ],
+            &expect![[
+                r#"AB7102 bad configuration value true for limits.connections in file a.toml; expected a whole number"#
+            ]],
         );
         refused(
             "",
@@ -327,9 +327,9 @@ mod tests {
         refused(
             "[listen]\naddress = \"0.0.0.0:7070\"",
             &[],
-            &expect![
-                "AB7202 refusing to listen on 0.0.0.0:7070, which other machines can reach, because there is no authentication yet; listen on 127.0.0.1, or add --insecure-listen (listen.insecure = true) where the network itself keeps strangers out"
-            ],
+            &expect![[
+                r#"AB7202 refusing to listen on 0.0.0.0:7070, which other machines can reach, because there is no authentication yet; listen on 127.0.0.1, or add --insecure-listen (listen.insecure = true) where the network itself keeps strangers out"#
+            ]],
         );
         let file = "[listen]\naddress = \"0.0.0.0:7070\"\ninsecure = true";
         assert!(load(file, &[], Vec::new()).is_ok());
