@@ -1,0 +1,1 @@
+//! The log: one per broker, all streams in it.
