@@ -1,0 +1,226 @@
+//! The JSON shapes of the HTTP interface.
+//!
+//! Records and rows have their form in [`crate::record::json`]; errors are
+//! [`crate::error::Problem`]s.
+
+use std::borrow::Cow;
+
+use anabranch_core::stream::StreamDefinition;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::record::Record;
+use crate::record::json::{Form, RecordError, Text, record_of};
+
+/// Media type of JSON.
+pub const JSON: &str = "application/json";
+/// Media type of newline-delimited JSON.
+pub const NDJSON: &str = "application/x-ndjson";
+/// Media type of an error.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+/// Media type of server-sent events.
+pub const EVENT_STREAM: &str = "text/event-stream";
+/// Header that carries a token: on answers what was seen, on requests what must be included.
+pub const TOKEN_HEADER: &str = "anabranch-token";
+
+/// A stream, as `GET /v1/streams/{stream}` shows it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StreamInfo {
+    /// Its name.
+    pub name: String,
+    /// `append` or `lww`.
+    pub merge: String,
+    /// How many partitions it has.
+    pub partitions: u16,
+    /// What may be dropped.
+    pub retention: Retention,
+    /// The regions that may hold it; null for all.
+    pub regions: Option<Vec<String>>,
+    /// What its partitions hold. Left out of lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offsets: Option<Vec<PartitionOffsets>>,
+    /// Bytes of its records in the log. Left out of lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+/// What may be dropped from the log of a stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Retention {
+    /// Records older than this.
+    pub max_age_seconds: Option<u64>,
+    /// The oldest records beyond this size.
+    pub max_bytes: Option<u64>,
+    /// Replaced records of a keyed stream.
+    pub compact: bool,
+}
+
+/// What one partition holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PartitionOffsets {
+    /// The partition.
+    pub partition: u16,
+    /// Offset of the oldest record that is kept.
+    pub first: u64,
+    /// Offset that the next record gets.
+    pub next: u64,
+}
+
+impl From<&StreamDefinition> for StreamInfo {
+    fn from(definition: &StreamDefinition) -> Self {
+        let names = |regions: &Vec<_>| regions.iter().map(ToString::to_string).collect();
+        Self {
+            name: definition.name.to_string(),
+            merge: definition.merge.as_str().to_owned(),
+            partitions: definition.partitions,
+            retention: Retention {
+                max_age_seconds: definition.retention.max_age_seconds,
+                max_bytes: definition.retention.max_bytes,
+                compact: definition.retention.compact,
+            },
+            regions: definition.regions.as_ref().map(names),
+            offsets: None,
+            bytes: None,
+        }
+    }
+}
+
+/// Answer of `GET /v1/streams`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StreamList {
+    /// All streams, by name.
+    pub streams: Vec<StreamInfo>,
+}
+
+/// Answer to a publish, to a write of a row, and to a transaction.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PublishAnswer {
+    /// Where the records went.
+    pub offsets: Vec<Published>,
+    /// The global name of the first record.
+    pub dot: String,
+    /// For reads, anywhere, that must include this.
+    pub token: String,
+    /// `disk` or `memory`.
+    pub durability: String,
+}
+
+/// Records that went into one partition.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Published {
+    /// The stream; in answers to transactions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+    /// The partition.
+    pub partition: u16,
+    /// Offset of the first one.
+    pub offset: Option<u64>,
+    /// How many.
+    pub records: u32,
+}
+
+/// Answer of `GET /v1/streams/{stream}/records`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RecordsPage {
+    /// Records, as [`crate::record::json::parse_delivered`] reads them; with `from=table`, rows.
+    pub records: Vec<Box<RawValue>>,
+    /// Where to go on.
+    pub cursor: String,
+}
+
+/// Answer of `GET /v1/tables/{stream}/rows`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RowsPage {
+    /// Rows in the order of their keys, as [`crate::record::json::parse_row`] reads them.
+    pub rows: Vec<Box<RawValue>>,
+    /// The last key, to be passed as `after`, when there are more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The same, to be passed as `after_base64`, when it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_base64: Option<String>,
+}
+
+/// One operation of `POST /v1/transactions`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransactionOperation {
+    /// In which stream.
+    pub stream: String,
+    /// The key, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The key, as base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    /// `put` (when left out) or `delete`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<String>,
+    /// The value, as JSON.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "even_null"
+    )]
+    pub value: Option<Box<RawValue>>,
+    /// The value, as base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+}
+
+impl TransactionOperation {
+    /// What it writes; `index` is its place in the transaction, for errors.
+    ///
+    /// # Errors
+    /// When `op` is neither, or a key or value comes in two forms or is not base64.
+    pub fn record(&self, index: usize) -> Result<Record<'_>, RecordError> {
+        let text = |field: &'_ Option<String>| field.clone().map(|text| Text(Cow::Owned(text)));
+        let form = Form {
+            key: self.key.as_deref().map(|key| Text(Cow::Borrowed(key))),
+            key_base64: text(&self.key_base64),
+            value: self.value.as_deref(),
+            value_base64: text(&self.value_base64),
+            op: text(&self.op),
+            ..Form::default()
+        };
+        record_of(form, index)
+    }
+}
+
+/// `"value": null` is a value, unlike no value at all.
+fn even_null<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Answer of `GET /v1/regions`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Regions {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The region of the broker that answers.
+    pub region: String,
+    /// Its id.
+    pub broker: String,
+    /// Its write identity.
+    pub origin: String,
+    /// What it holds: origin → sequence.
+    pub vector: std::collections::BTreeMap<String, u64>,
+    /// Its links to other regions.
+    pub links: Vec<serde_json::Value>,
+}
+
+/// Answer of `GET /livez` and `GET /readyz`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`, `starting`, `stopping` or `failed`.
+    pub status: String,
+    /// How far starting has come, from 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<f64>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
