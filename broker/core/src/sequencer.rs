@@ -200,6 +200,11 @@ impl Sequencer {
             .unwrap_or_default()
     }
 
+    /// The offset that comes next, of every partition that has had a record, in no order.
+    pub fn next_offsets(&self) -> impl Iterator<Item = ((StreamId, PartitionId), Offset)> {
+        self.offsets.iter().map(|(&key, &offset)| (key, offset))
+    }
+
     /// Everything sequenced so far.
     #[must_use]
     pub fn vector(&self) -> VersionVector {
@@ -493,13 +498,37 @@ impl OpenFrame<'_> {
         self.body
     }
 
+    /// The last frame of the identity that writes, this one not included.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.sequencer.head(self.sequencer.origin)
+    }
+
+    /// Ends the frame and begins the next.
+    #[must_use]
+    pub fn turn(mut self, now_ms: u64) -> (Option<Commit>, Self) {
+        let commit = self.end(now_ms);
+        let next = Self {
+            sequencer: self.sequencer,
+            parts: Vec::new(),
+            body: 0,
+            records: 0,
+        };
+        (commit, next)
+    }
+
     /// Ends the frame. `None` when everything in it was there already. `now_ms` is the wall clock.
     #[must_use]
-    pub fn close(self, now_ms: u64) -> Option<Commit> {
+    pub fn close(mut self, now_ms: u64) -> Option<Commit> {
+        self.end(now_ms)
+    }
+
+    fn end(&mut self, now_ms: u64) -> Option<Commit> {
         if self.parts.is_empty() {
             return None;
         }
-        let state = self.sequencer;
+        let parts = std::mem::take(&mut self.parts);
+        let state = &mut *self.sequencer;
         let head = state.head(state.origin);
         let mut header = FrameHeader {
             origin: state.origin,
@@ -508,7 +537,7 @@ impl OpenFrame<'_> {
             // One origin alone: its context is its own previous frame, so the delta is empty.
             context: VersionVector::default(),
             chain: head.chain,
-            parts: self.parts.iter().map(|part| part.header).collect(),
+            parts: parts.iter().map(|part| part.header).collect(),
         };
         let header_bytes = header.seal(head.chain);
         let position = state.next_position;
@@ -517,7 +546,7 @@ impl OpenFrame<'_> {
             position,
             header,
             header_bytes,
-            parts: self.parts,
+            parts,
         })
     }
 }

@@ -1,0 +1,143 @@
+//! Accepting connections, within limits, and letting go of them at the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_protocol::error::Code;
+use axum::Router;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use metrics::{Gauge, counter, describe_gauge, gauge};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::Service;
+use tracing::{debug, warn};
+
+use crate::config::Limits;
+
+/// Connections beyond the limit that may still ask for health and metrics.
+const RESERVED: usize = 16;
+
+/// Pause after a failed accept: out of file handles is not cured by trying at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Everything that is connected.
+pub(crate) struct Connections {
+    router: Router,
+    header_timeout: Duration,
+    slots: Arc<Semaphore>,
+    reserved: Arc<Semaphore>,
+    limit: usize,
+    graceful: parking_lot::Mutex<Option<GracefulShutdown>>,
+    open: Gauge,
+}
+
+impl Connections {
+    pub(crate) fn new(router: Router, limits: &Limits) -> Arc<Self> {
+        describe_gauge!("anabranch_connections", "Open connections");
+        Arc::new(Self {
+            router,
+            header_timeout: limits.header_timeout_seconds,
+            slots: Arc::new(Semaphore::new(limits.connections)),
+            reserved: Arc::new(Semaphore::new(RESERVED)),
+            limit: limits.connections,
+            graceful: parking_lot::Mutex::new(Some(GracefulShutdown::new())),
+            open: gauge!("anabranch_connections"),
+        })
+    }
+
+    /// Accepts until it is dropped.
+    pub(crate) async fn accept(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => self.admit(stream),
+                Err(error) => {
+                    warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, stream: TcpStream) {
+        // Small messages must not wait for a full packet.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "a connection ended before it began");
+            return;
+        }
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            self.serve(stream, slot, false);
+        } else if let Ok(slot) = Arc::clone(&self.reserved).try_acquire_owned() {
+            self.serve(stream, slot, true);
+        } else {
+            counter!("anabranch_connections_refused_total").increment(1);
+        }
+    }
+
+    fn serve(self: &Arc<Self>, stream: TcpStream, slot: OwnedSemaphorePermit, crowded: bool) {
+        let (router, open, limit) = (self.router.clone(), self.open.clone(), self.limit);
+        let slot = Arc::new(slot);
+        let held = Arc::clone(&slot);
+        let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+            let mut router = router.clone();
+            // An upgraded connection keeps its slot for as long as it lives.
+            request.extensions_mut().insert(Slot(Arc::clone(&held)));
+            let refuse = crowded && !answers_when_crowded(request.uri().path());
+            async move {
+                if refuse {
+                    return Ok(too_many(limit));
+                }
+                router.call(request).await
+            }
+        });
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            .pipeline_flush(true);
+        let connection = builder
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let watched = match &*self.graceful.lock() {
+            Some(graceful) => graceful.watch(connection),
+            None => return,
+        };
+        tokio::spawn(async move {
+            open.increment(1);
+            if let Err(error) = watched.await {
+                debug!(%error, "a connection ended badly");
+            }
+            open.decrement(1);
+            drop(slot);
+        });
+    }
+
+    /// Lets connections finish what they are answering, for at most this long.
+    pub(crate) async fn drain(&self, budget: Duration) {
+        let Some(graceful) = self.graceful.lock().take() else {
+            return;
+        };
+        if tokio::time::timeout(budget, graceful.shutdown())
+            .await
+            .is_err()
+        {
+            warn!("some connections did not end in time and are cut");
+        }
+    }
+}
+
+/// A connection's place among those that are allowed.
+#[derive(Clone)]
+pub(crate) struct Slot(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
+
+fn answers_when_crowded(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz" | "/metrics")
+}
+
+fn too_many(limit: usize) -> axum::response::Response {
+    crate::http::problem(&crate::node::Error::new(
+        Code::TooManyConnections,
+        format!("{limit} connections are open, which is the limit; close some, or raise limits.connections"),
+    ))
+}

@@ -1,0 +1,63 @@
+//! What every surface checks before it publishes.
+
+use anabranch_core::batch::{Batch, Check};
+use anabranch_core::id::PartitionId;
+use anabranch_core::stream::{MergeMode, StreamDefinition};
+use anabranch_protocol::error::Code;
+use bytes::Bytes;
+
+use super::{Error, error};
+
+/// Checks that a stream has this partition.
+///
+/// # Errors
+/// When it does not.
+pub(crate) fn check_partition(
+    definition: &StreamDefinition,
+    partition: PartitionId,
+) -> Result<PartitionId, Error> {
+    if partition.get() < definition.partitions {
+        Ok(partition)
+    } else {
+        Err(error::no_such_partition(definition, partition))
+    }
+}
+
+/// Checks a ready-made batch as closely as its stream needs.
+///
+/// # Errors
+/// With what is wrong with it.
+pub(crate) fn check_batch(definition: &StreamDefinition, bytes: Bytes) -> Result<Batch, Error> {
+    match definition.merge {
+        MergeMode::Append => Ok(Batch::parse(bytes, Check::Outer)?),
+        MergeMode::Lww => {
+            let batch = Batch::parse(bytes, Check::Records)?;
+            let records = batch.records()?;
+            check_keys(
+                definition,
+                records.iter().map(|r| r.is_ok_and(|r| r.key.is_some())),
+            )?;
+            Ok(batch)
+        }
+    }
+}
+
+/// A keyed stream folds by key, so a record without one has no row to go to.
+pub(crate) fn check_keys(
+    definition: &StreamDefinition,
+    has_key: impl Iterator<Item = bool>,
+) -> Result<(), Error> {
+    if definition.merge != MergeMode::Lww {
+        return Ok(());
+    }
+    match { has_key }.position(|has_key| !has_key) {
+        None => Ok(()),
+        Some(index) => Err(Error::new(
+            Code::KeyMissing,
+            format!(
+                "record {index} has no key, but stream {} keeps one row per key; give it a key, or use a stream with merge \"append\"",
+                definition.name
+            ),
+        )),
+    }
+}

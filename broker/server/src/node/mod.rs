@@ -1,0 +1,381 @@
+//! The narrow waist: everything that a surface may ask of the broker.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `check` | what every surface checks before it publishes |
+//! | `publish` | what goes into the writer and what comes back |
+//! | `writer` | the thread that sequences, appends and syncs |
+//! | `applier` | the thread that folds into the tables |
+//! | `tail` | the newest frames, shared by subscribers |
+//! | `subscription` | a place in a stream, and what comes next |
+//! | `reads` | rows |
+//! | `streams` | making, changing and deleting streams |
+//! | `upkeep` | retention, disk space, gauges: what is done now and then |
+//! | `start` | from a data directory to a running broker, and back |
+//! | `error` | the one error that surfaces see |
+
+mod applier;
+mod check;
+mod error;
+mod metrics;
+mod publish;
+mod reads;
+mod start;
+mod streams;
+mod subscription;
+mod tail;
+mod upkeep;
+mod writer;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anabranch_core::id::{BrokerId, ClusterId, Origin, Position, RegionName, StreamId};
+use anabranch_core::vector::{Cursor, Token, VersionVector};
+use anabranch_protocol::error::Code;
+use anabranch_protocol::ws::Durability;
+use anabranch_storage::log::LogReader;
+use anabranch_storage::tables::Tables;
+use crossbeam_channel::Sender;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, oneshot, watch};
+
+pub(crate) use anabranch_storage::tables::{KeyRange, Page};
+pub(crate) use check::{check_batch, check_keys, check_partition};
+pub(crate) use error::Error;
+pub(crate) use publish::{
+    Ack, AckRow, AckSink, Group, Numbered, Outcome, token_of,
+};
+pub(crate) use reads::{Read, ReadAt};
+pub(crate) use start::{StartError, Stopper, start};
+pub(crate) use streams::{Created, PartitionStatus};
+pub(crate) use subscription::{
+    Event, Selection, SubscribeRequest, Subscription, each_selected,
+};
+pub(crate) use tail::{Delivered, MessageKey};
+
+use publish::{Budget, Reply, Submission};
+use tail::Tail;
+use writer::Request;
+
+use crate::config::Limits;
+
+/// Where the broker is in its life.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// Reading its log. Text for people: what is being done and how far it is.
+    Starting(String),
+    /// Serving.
+    Ready,
+    /// Finishing what was begun; new work is refused.
+    Stopping,
+    /// The disk or the tables failed; reads may go on, writes do not.
+    Failed(String),
+}
+
+impl Phase {
+    pub(crate) fn is_ready(&self) -> bool {
+        *self == Self::Ready
+    }
+}
+
+/// Who this broker is.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeInfo {
+    pub(crate) cluster_name: String,
+    pub(crate) cluster: ClusterId,
+    pub(crate) region: RegionName,
+}
+
+/// A broker, from before it has read its log until after it has stopped.
+pub(crate) struct Node {
+    info: NodeInfo,
+    limits: Limits,
+    phase: Arc<watch::Sender<Phase>>,
+    running: OnceLock<Arc<Running>>,
+}
+
+impl Node {
+    pub(crate) fn new(info: NodeInfo, limits: Limits) -> Self {
+        let phase = Phase::Starting("opening the data directory".to_owned());
+        Self {
+            info,
+            limits,
+            phase: Arc::new(watch::Sender::new(phase)),
+            running: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn info(&self) -> &NodeInfo {
+        &self.info
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// The running broker.
+    ///
+    /// # Errors
+    /// While it is starting.
+    pub(crate) fn running(&self) -> Result<&Arc<Running>, Error> {
+        match self.running.get() {
+            Some(running) => Ok(running),
+            None => Err(phase_error(&self.phase.borrow())
+                .unwrap_or_else(|| error::internal("ready, but not running"))),
+        }
+    }
+}
+
+fn phase_error(phase: &Phase) -> Option<Error> {
+    match phase {
+        Phase::Ready => None,
+        Phase::Starting(what) => Some(Error::new(
+            Code::Starting,
+            format!("the broker is starting ({what}); retry in a moment, or watch /readyz"),
+        )),
+        Phase::Stopping => Some(Error::new(
+            Code::ShuttingDown,
+            "the broker is shutting down; connect again in a moment",
+        )),
+        Phase::Failed(reason) => Some(error::failed(reason)),
+    }
+}
+
+/// A broker that has read its log.
+pub(crate) struct Running {
+    pub(crate) reader: LogReader,
+    pub(crate) tables: Tables,
+    pub(crate) tail: Arc<Tail>,
+    phase: Arc<watch::Sender<Phase>>,
+    origin: Origin,
+    cluster: ClusterId,
+    inbox: Mutex<Option<Sender<Request>>>,
+    applied: Arc<watch::Sender<Position>>,
+    /// Bytes of publishes that may be on their way to the disk.
+    in_flight: Arc<Semaphore>,
+    in_flight_limit: usize,
+    disk_full: AtomicBool,
+    disk_free: AtomicU64,
+    disk_reserve: u64,
+    data_dir: String,
+    /// Held while a stream is made, changed or deleted.
+    defining: tokio::sync::Mutex<()>,
+    /// Streams that were trimmed by hand: everything before this time goes.
+    trims: Mutex<HashMap<StreamId, u64>>,
+    /// Asks the cleaner to come before its time.
+    clean_now: AtomicBool,
+}
+
+/// Longest that a single publish waits for its share of the in-flight budget.
+const ADMISSION_BUDGET: Duration = Duration::from_secs(5);
+
+impl Running {
+    /// Under which identity it writes.
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    pub(crate) fn broker(&self) -> BrokerId {
+        self.origin.broker
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Everything that is durable here.
+    pub(crate) fn vector(&self) -> VersionVector {
+        self.tail.seen()
+    }
+
+    /// Free bytes on the data directory's file system, as of the last look.
+    pub(crate) fn disk_free(&self) -> u64 {
+        self.disk_free.load(Ordering::Relaxed)
+    }
+
+    fn check_phase(&self) -> Result<(), Error> {
+        phase_error(&self.phase.borrow()).map_or(Ok(()), Err)
+    }
+
+    /// Whether writes are taken at the moment.
+    ///
+    /// # Errors
+    /// When the broker stops or has failed, or its disk is full.
+    pub(crate) fn check_writable(&self) -> Result<(), Error> {
+        self.check_phase()?;
+        if self.disk_full.load(Ordering::Relaxed) {
+            return Err(self.disk_full_error());
+        }
+        Ok(())
+    }
+
+    fn disk_full_error(&self) -> Error {
+        Error::new(
+            Code::DiskFull,
+            format!(
+                "disk full: {} free is less than the reserve of {} in {}; writes are refused, reads go on. Free space, or trim: anabranch stream trim STREAM --before 7d",
+                upkeep::show_bytes(self.disk_free()),
+                upkeep::show_bytes(self.disk_reserve),
+                self.data_dir
+            ),
+        )
+    }
+
+    /// Publishes one group: all of it in one frame, or nothing.
+    ///
+    /// # Errors
+    /// When it is refused, or the disk fails.
+    pub(crate) async fn publish(&self, group: Group, durability: Durability) -> Result<Ack, Error> {
+        self.check_writable()?;
+        let budget = self.admit(group.bytes()).await?;
+        let (sender, receiver) = oneshot::channel();
+        let numbered = Numbered {
+            id: 0,
+            group,
+            durability,
+        };
+        self.send(Submission {
+            publishes: vec![numbered],
+            reply: Reply::Once(sender),
+            budget,
+        })?;
+        match receiver.await {
+            Ok(answer) => answer,
+            Err(_) => Err(error::failed("the writer ended")),
+        }
+    }
+
+    /// Passes on many publishes of a connection; outcomes come through its sink. Waits while the
+    /// broker's or the connection's in-flight budget is used up.
+    ///
+    /// # Errors
+    /// When no writes are taken; then nothing of it was passed on.
+    pub(crate) async fn submit(
+        &self,
+        publishes: Vec<Numbered>,
+        sink: &Arc<AckSink>,
+        connection: &Arc<Semaphore>,
+        connection_limit: usize,
+    ) -> Result<(), Error> {
+        self.check_writable()?;
+        let bytes: usize = publishes.iter().map(|p| p.group.bytes()).sum();
+        let permits = bytes.clamp(1, self.in_flight_limit.min(connection_limit));
+        take(connection, permits).await;
+        take(&self.in_flight, permits).await;
+        let semaphores = [Some(Arc::clone(connection)), Some(Arc::clone(&self.in_flight))];
+        self.send(Submission {
+            publishes,
+            reply: Reply::Connection(Arc::clone(sink)),
+            budget: Budget {
+                semaphores,
+                permits,
+            },
+        })
+    }
+
+    async fn admit(&self, bytes: usize) -> Result<Budget, Error> {
+        let permits = bytes.clamp(1, self.in_flight_limit);
+        if tokio::time::timeout(ADMISSION_BUDGET, take(&self.in_flight, permits))
+            .await
+            .is_err()
+        {
+            return Err(Error::new(
+                Code::Overloaded,
+                "more is being published than the disk takes; retry with back-off",
+            ));
+        }
+        Ok(Budget {
+            semaphores: [Some(Arc::clone(&self.in_flight)), None],
+            permits,
+        })
+    }
+
+    fn send(&self, submission: Submission) -> Result<(), Error> {
+        let inbox = self.inbox.lock();
+        let sent = inbox
+            .as_ref()
+            .is_some_and(|inbox| inbox.send(Request::Publish(submission)).is_ok());
+        drop(inbox);
+        if sent {
+            return Ok(());
+        }
+        self.check_phase()?;
+        Err(error::failed("the writer ended"))
+    }
+
+    /// Waits until the tables hold everything before this place.
+    pub(crate) async fn wait_applied(&self, target: Position) {
+        let mut applied = self.applied.subscribe();
+        // The sender lives in `self`, so this cannot fail.
+        let _ = applied.wait_for(|&applied| applied >= target).await;
+    }
+
+    /// Waits until the log holds everything in this vector.
+    ///
+    /// # Errors
+    /// When the broker stops.
+    async fn wait_durable(&self, seen: &VersionVector) -> Result<(), Error> {
+        let mut applied = self.applied.subscribe();
+        while !self.tail.seen().covers(seen) {
+            self.check_phase()?;
+            applied
+                .changed()
+                .await
+                .map_err(|_| error::internal("the applier is gone"))?;
+        }
+        Ok(())
+    }
+
+    /// Reads a cursor of this cluster.
+    ///
+    /// # Errors
+    /// When it is malformed or of another cluster.
+    pub(crate) fn cursor(&self, text: &str) -> Result<Cursor, Error> {
+        Ok(Cursor::decode(text, self.cluster)?)
+    }
+
+    /// Reads a token of this cluster.
+    ///
+    /// # Errors
+    /// When it is malformed or of another cluster.
+    pub(crate) fn token(&self, text: &str) -> Result<Token, Error> {
+        Ok(Token::decode(text, self.cluster)?)
+    }
+
+    /// Begins a subscription.
+    ///
+    /// # Errors
+    /// When the stream is unknown, or the place it asks for is gone or not a place.
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        request: &SubscribeRequest,
+    ) -> Result<Subscription, Error> {
+        self.check_phase()?;
+        Subscription::start(self, request)
+    }
+}
+
+/// Takes permits that [`Budget`] gives back.
+async fn take(semaphore: &Semaphore, permits: usize) {
+    let permits = u32::try_from(permits).expect("budgets are below 4 GiB");
+    semaphore
+        .acquire_many(permits)
+        .await
+        .expect("the budget's semaphore is never closed")
+        .forget();
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn wall_clock_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

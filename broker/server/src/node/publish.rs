@@ -1,0 +1,156 @@
+//! What goes into the writer and what comes back: submissions and acknowledgements.
+
+use std::sync::Arc;
+
+use anabranch_core::id::{Origin, PartitionId, Sequence, StreamId};
+use anabranch_core::sequencer::{Placed, Publish};
+use anabranch_core::vector::{Token, VersionVector};
+use anabranch_protocol::ws::Durability;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use super::Error;
+
+/// Batches that become visible together.
+#[derive(Debug)]
+pub(crate) enum Group {
+    /// The usual case, without a heap allocation.
+    One(Publish),
+    /// A transaction, or a publish whose keys fall into several partitions.
+    Many(Vec<Publish>),
+}
+
+impl Group {
+    pub(crate) fn as_slice(&self) -> &[Publish] {
+        match self {
+            Self::One(publish) => std::slice::from_ref(publish),
+            Self::Many(publishes) => publishes,
+        }
+    }
+
+    /// Bytes of its batches.
+    pub(crate) fn bytes(&self) -> usize {
+        self.as_slice().iter().map(|p| p.batch.len()).sum()
+    }
+}
+
+impl From<Vec<Publish>> for Group {
+    fn from(mut publishes: Vec<Publish>) -> Self {
+        match publishes.len() {
+            1 => Self::One(publishes.remove(0)),
+            _ => Self::Many(publishes),
+        }
+    }
+}
+
+/// One publish of a connection, with the number it is answered under.
+#[derive(Debug)]
+pub(crate) struct Numbered {
+    pub(crate) id: u64,
+    pub(crate) group: Group,
+    pub(crate) durability: Durability,
+}
+
+/// What the writer takes from its inbox. It owns its share of the in-flight budget, which is given
+/// back when it is dropped.
+pub(crate) struct Submission {
+    pub(crate) publishes: Vec<Numbered>,
+    pub(crate) reply: Reply,
+    pub(crate) budget: Budget,
+}
+
+/// Bytes that are on their way to the disk, taken from the broker's and the connection's budget.
+pub(crate) struct Budget {
+    pub(crate) semaphores: [Option<Arc<Semaphore>>; 2],
+    pub(crate) permits: usize,
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        for semaphore in self.semaphores.iter().flatten() {
+            semaphore.add_permits(self.permits);
+        }
+    }
+}
+
+/// Whom to tell.
+pub(crate) enum Reply {
+    /// A connection that has many publishes on the way.
+    Connection(Arc<AckSink>),
+    /// Somebody who waits for just this one.
+    Once(oneshot::Sender<Result<Ack, Error>>),
+}
+
+/// Where one batch of a publish went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AckRow {
+    pub(crate) stream: StreamId,
+    pub(crate) partition: PartitionId,
+    pub(crate) records: u32,
+    pub(crate) placed: Placed,
+}
+
+/// The answer to one publish.
+#[derive(Clone, Debug)]
+pub(crate) struct Ack {
+    pub(crate) origin: Origin,
+    /// The frame. For a duplicate: the origin's latest frame, which the first one is not after.
+    pub(crate) sequence: Sequence,
+    pub(crate) durability: Durability,
+    pub(crate) rows: Vec<AckRow>,
+}
+
+impl Ack {
+    /// What a client carries to read its own write anywhere.
+    pub(crate) fn token(&self) -> Token {
+        token_of(self.origin, self.sequence)
+    }
+}
+
+/// A frame's own dot says it all: whoever has applied it has applied its context.
+pub(crate) fn token_of(origin: Origin, sequence: Sequence) -> Token {
+    let seen = VersionVector::from_iter([(origin, sequence)]);
+    Token { seen }
+}
+
+/// What became of a publish of a connection.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// One row of an acknowledgement; rows of one publish follow each other.
+    Row {
+        id: u64,
+        sequence: Sequence,
+        durability: Durability,
+        row: AckRow,
+    },
+    /// Refused.
+    Refused { id: u64, error: Error },
+}
+
+/// Where the writer leaves outcomes for a connection: one lock and one wake-up per group, not per
+/// publish. Bounded by the connection's in-flight budget.
+#[derive(Default)]
+pub(crate) struct AckSink {
+    outcomes: Mutex<Vec<Outcome>>,
+    arrived: Notify,
+}
+
+impl AckSink {
+    pub(crate) fn push(&self, outcomes: &mut Vec<Outcome>) {
+        if !outcomes.is_empty() {
+            self.outcomes.lock().append(outcomes);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Waits until there is something, then takes all of it.
+    pub(crate) async fn take(&self) -> Vec<Outcome> {
+        loop {
+            let taken = std::mem::take(&mut *self.outcomes.lock());
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.arrived.notified().await;
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! From a data directory to a running broker, and back. Recovery is this path and no other.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::thread::JoinHandle;
+
+use anabranch_core::sequencer::Sequencer;
+use anabranch_storage::data_dir::{DataDir, DataDirError};
+use anabranch_storage::disk::RealDisk;
+use anabranch_storage::log::{Filter, Log, LogOptions, LogReader, OpenError, Opened, ReadError};
+use anabranch_storage::tables::{self, Applier, Tables, TablesError, TablesOptions};
+use tokio::sync::{Semaphore, watch};
+use tracing::{info, warn};
+
+use super::metrics::WriterMetrics;
+use super::tail::Tail;
+use super::upkeep::Upkeep;
+use super::writer::{End, Request, Writer};
+use super::{Node, Phase, Running, applier};
+use crate::config::Config;
+
+/// Bytes read from the log at once while replaying it into the tables.
+const REPLAY_BYTES: usize = 8 * 1024 * 1024;
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// Reading the log into the tables.
+    #[error("the log cannot be read into the tables: {0}")]
+    Replay(#[from] ReadError),
+    /// The tables.
+    #[error(transparent)]
+    Tables(#[from] TablesError),
+    /// A thread could not be started, or no randomness was to be had.
+    #[error("the operating system refused: {0}")]
+    System(String),
+}
+
+/// Ends a running broker gracefully.
+pub(crate) struct Stopper {
+    running: Arc<Running>,
+    writer: JoinHandle<()>,
+    applier: JoinHandle<()>,
+    upkeep: Upkeep,
+    /// Locks the directory until everything is closed.
+    _data_dir: DataDir,
+}
+
+/// Opens the data directory, recovers, and starts the threads. Blocks; `node`'s phase says how far
+/// it is.
+///
+/// # Errors
+/// When the directory is in use, damaged, of a newer format or another cluster, or cannot be read.
+pub(crate) fn start(node: &Arc<Node>, config: &Config) -> Result<Stopper, StartError> {
+    let seed = getrandom::u64().map_err(|error| StartError::System(error.to_string()))?;
+    let cluster = node.info().cluster;
+    let data_dir = DataDir::open(&config.data.dir, cluster, seed)?;
+    let opened = open_log(node, &data_dir, config)?;
+    let (tables, mut applier) = open_tables(node, &data_dir, config, &opened.reader)?;
+    replay(node, &opened.reader, &tables, &mut applier)?;
+    let stopper = run(node, config, data_dir, opened, tables, applier)?;
+    node.phase.send_replace(Phase::Ready);
+    Ok(stopper)
+}
+
+fn open_log(node: &Node, data_dir: &DataDir, config: &Config) -> Result<Opened, StartError> {
+    let options = LogOptions {
+        segment_bytes: config.log.segment_bytes.get(),
+        ..LogOptions::default()
+    };
+    let mut progress = |progress: anabranch_storage::log::Progress| {
+        node.phase
+            .send_replace(Phase::Starting(format!("reading the log: {progress}")));
+    };
+    let disk = Arc::new(RealDisk);
+    let opened = Log::open(disk, data_dir, options, &mut progress)?;
+    let recovery = &opened.recovery;
+    if recovery.is_clean() {
+        info!(%recovery, "log opened");
+    } else {
+        warn!(%recovery, "log recovered after an unclean end");
+    }
+    Ok(opened)
+}
+
+/// Opens the tables; if they are damaged, or claim more than the log holds, they are made anew.
+fn open_tables(
+    node: &Node,
+    data_dir: &DataDir,
+    config: &Config,
+    reader: &LogReader,
+) -> Result<(Tables, Applier), StartError> {
+    let path = data_dir.path().join("tables");
+    let options = TablesOptions {
+        image_bytes: config.tables.image_bytes.in_memory(),
+        image_rows: config.tables.image_rows,
+        block_cache_bytes: config.tables.cache_bytes.in_memory(),
+        ..TablesOptions::default()
+    };
+    let held = match Tables::open(&path, options.clone()) {
+        Err(TablesError::Damaged(reason)) => Err(reason),
+        Err(error) => return Err(error.into()),
+        Ok((tables, applier)) => match usable(&tables, reader) {
+            Ok(()) => return Ok((tables, applier)),
+            Err(reason) => Err(reason),
+        },
+    };
+    if let Err(reason) = held {
+        warn!(%reason, "tables are made anew from the log");
+        node.phase
+            .send_replace(Phase::Starting("making the tables anew".to_owned()));
+    }
+    tables::destroy(&path)?;
+    Ok(Tables::open(&path, options)?)
+}
+
+fn usable(tables: &Tables, reader: &LogReader) -> Result<(), String> {
+    let applied = tables.applied();
+    if applied > reader.next_position() {
+        return Err(format!(
+            "they hold {applied} entries but the log ends at {}: it is an older copy",
+            reader.next_position()
+        ));
+    }
+    Ok(())
+}
+
+/// Folds what the tables do not have yet.
+fn replay(
+    node: &Node,
+    reader: &LogReader,
+    tables: &Tables,
+    applier: &mut Applier,
+) -> Result<(), StartError> {
+    let end = reader.next_position();
+    let mut at = tables.applied();
+    // What is before the floor was dropped because nothing of it is alive.
+    if at < reader.start_position() {
+        at = reader.start_position();
+        applier.skip_to(at);
+    }
+    let from = at;
+    while at < end {
+        let chunk = reader.read(at, &Filter::All, REPLAY_BYTES)?;
+        applier.apply(&chunk.commits)?;
+        at = chunk.next;
+        node.phase.send_replace(Phase::Starting(format!(
+            "folding the log into tables: {} of {} entries",
+            at.get() - from.get(),
+            end.get() - from.get()
+        )));
+    }
+    Ok(())
+}
+
+fn run(
+    node: &Arc<Node>,
+    config: &Config,
+    data_dir: DataDir,
+    opened: Opened,
+    tables: Tables,
+    applier: Applier,
+) -> Result<Stopper, StartError> {
+    let Opened {
+        log,
+        reader,
+        sequencer,
+        ..
+    } = opened;
+    let (inbox, requests) = crossbeam_channel::unbounded();
+    let (runs_in, runs) = crossbeam_channel::bounded(applier::RUNS_AHEAD);
+    let running = Arc::new(new_running(node, config, &data_dir, reader, tables, &sequencer, inbox));
+    let writer = Writer {
+        sequencer,
+        log,
+        inbox: requests,
+        tail: Arc::clone(&running.tail),
+        applier: runs_in,
+        metrics: WriterMetrics::register(),
+    };
+    let writer = spawn("log-writer", {
+        let phase = Arc::clone(&node.phase);
+        move || {
+            if let End::Failed(reason) = writer.run() {
+                fail(&phase, "the log cannot be written", &reason);
+            }
+        }
+    })?;
+    let folding = spawn("applier", {
+        let (phase, running) = (Arc::clone(&node.phase), Arc::clone(&running));
+        move || {
+            if let Err(reason) = applier::run(applier, &running.tables, &runs, &running.applied) {
+                fail(&phase, "the tables cannot be written", &reason);
+            }
+        }
+    })?;
+    let upkeep = Upkeep::start(&running, config, data_dir.path())
+        .map_err(|error| StartError::System(error.to_string()))?;
+    if node.running.set(Arc::clone(&running)).is_err() {
+        return Err(StartError::System("the broker was started twice".to_owned()));
+    }
+    Ok(Stopper {
+        running,
+        writer,
+        applier: folding,
+        upkeep,
+        _data_dir: data_dir,
+    })
+}
+
+fn new_running(
+    node: &Node,
+    config: &Config,
+    data_dir: &DataDir,
+    reader: LogReader,
+    tables: Tables,
+    sequencer: &Sequencer,
+    inbox: crossbeam_channel::Sender<Request>,
+) -> Running {
+    let cluster = node.info().cluster;
+    let next = reader.next_position();
+    let tail_bytes = config.log.tail_bytes.in_memory();
+    let in_flight_limit = config.limits.in_flight_bytes.in_memory();
+    Running {
+        tail: Arc::new(Tail::new(cluster, tail_bytes, sequencer.vector(), next)),
+        applied: Arc::new(watch::Sender::new(tables.applied())),
+        reader,
+        tables,
+        phase: Arc::clone(&node.phase),
+        origin: sequencer.origin(),
+        cluster,
+        inbox: parking_lot::Mutex::new(Some(inbox)),
+        in_flight: Arc::new(Semaphore::new(in_flight_limit)),
+        in_flight_limit,
+        disk_full: AtomicBool::new(false),
+        disk_free: AtomicU64::new(data_dir.free_bytes().unwrap_or(u64::MAX)),
+        disk_reserve: reserve(config, data_dir.path()),
+        data_dir: data_dir.path().display().to_string(),
+        defining: tokio::sync::Mutex::new(()),
+        clean_now: AtomicBool::new(false),
+        trims: parking_lot::Mutex::default(),
+    }
+}
+
+fn reserve(config: &Config, path: &Path) -> u64 {
+    let total = rustix::fs::statvfs(path)
+        .map(|stat| stat.f_blocks.saturating_mul(stat.f_frsize))
+        .unwrap_or_default();
+    config.data.reserve_bytes.on_disk_of(total)
+}
+
+fn fail(phase: &watch::Sender<Phase>, what: &str, reason: &str) {
+    tracing::error!(%reason, "{what}; writes stop");
+    phase.send_replace(Phase::Failed(reason.to_owned()));
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|error| StartError::System(error.to_string()))
+}
+
+impl Stopper {
+    /// Tells everybody that the broker is stopping; new work is refused from now on.
+    pub(crate) fn announce(&self) {
+        self.running.phase.send_if_modified(|phase| {
+            let serving = phase.is_ready();
+            if serving {
+                *phase = Phase::Stopping;
+            }
+            serving
+        });
+        self.running.tail.wake_all();
+    }
+
+    /// Drains the writer, flushes the tables and marks the log clean. Blocks.
+    pub(crate) fn stop(self) {
+        self.announce();
+        self.upkeep.stop();
+        if let Some(inbox) = self.running.inbox.lock().take() {
+            // A writer that failed has gone already.
+            let _ = inbox.send(Request::Stop);
+        }
+        let names = [("log-writer", self.writer), ("applier", self.applier)];
+        for (name, thread) in names {
+            if thread.join().is_err() {
+                tracing::error!(thread = name, "panicked");
+            }
+        }
+        info!(entries = self.running.reader.next_position().get(), "stopped");
+    }
+}

@@ -1,0 +1,139 @@
+//! Making, changing and deleting streams: writes to the system stream, one at a time.
+
+use std::sync::Arc;
+
+use anabranch_core::batch::{BatchBuilder, NewRecord, Operation};
+use anabranch_core::id::{Offset, PartitionId, StreamName};
+use anabranch_core::sequencer::Publish;
+use anabranch_core::stream::StreamDefinition;
+use anabranch_protocol::error::Code;
+use anabranch_protocol::ws::Durability;
+use serde_json::Value;
+
+use super::publish::Ack;
+use super::{Error, Running, error, wall_clock_ms};
+
+/// What became of the wish for a stream.
+#[derive(Clone, Debug)]
+pub(crate) enum Created {
+    /// It is there now.
+    New(Arc<StreamDefinition>),
+    /// It was there already, defined the same.
+    Same(Arc<StreamDefinition>),
+}
+
+/// Where the partitions of a stream begin and end.
+#[derive(Clone, Debug)]
+pub(crate) struct PartitionStatus {
+    pub(crate) partition: PartitionId,
+    /// Offset of the oldest record kept.
+    pub(crate) first: Offset,
+    /// Offset of the next record.
+    pub(crate) next: Offset,
+}
+
+impl Running {
+    /// The stream of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn stream(&self, name: &str) -> Result<Arc<StreamDefinition>, Error> {
+        let streams = self.tables.streams();
+        streams
+            .by_name(name)
+            .cloned()
+            .ok_or_else(|| match StreamName::parse(name) {
+                Ok(_) => error::no_such_stream(name),
+                Err(error) => Error::new(Code::BadStreamName, error.to_string()),
+            })
+    }
+
+    /// The stream of this name, if clients may write to it.
+    ///
+    /// # Errors
+    /// When there is none, or it belongs to the broker.
+    pub(crate) fn writable_stream(&self, name: &str) -> Result<Arc<StreamDefinition>, Error> {
+        let definition = self.stream(name)?;
+        if definition.name.is_system() {
+            return Err(Error::new(
+                Code::NotPossible,
+                format!("stream {name} belongs to the broker; streams are changed through /v1/streams"),
+            ));
+        }
+        Ok(definition)
+    }
+
+    pub(crate) fn partitions(&self, definition: &StreamDefinition) -> Vec<PartitionStatus> {
+        (0..definition.partitions)
+            .map(PartitionId::new)
+            .map(|partition| {
+                let (first, next) = self.reader.bounds(definition.id(), partition);
+                PartitionStatus {
+                    partition,
+                    first,
+                    next,
+                }
+            })
+            .collect()
+    }
+
+    /// Creates a stream, or finds it there as wished.
+    pub(crate) async fn create_stream(&self, wish: StreamDefinition) -> Result<Created, Error> {
+        let _one_at_a_time = self.defining.lock().await;
+        if let Some(held) = self.tables.streams().by_name(wish.name.as_str()) {
+            if **held == wish {
+                return Ok(Created::Same(Arc::clone(held)));
+            }
+            return Err(Error::new(
+                Code::StreamExists,
+                format!("stream {} exists and is defined differently: {}; change it with PATCH, or choose another name", wish.name, held.to_json()),
+            ));
+        }
+        let value = wish.to_json().to_string();
+        self.write_definition(&wish.name, Some(&value)).await?;
+        Ok(Created::New(self.stream(wish.name.as_str())?))
+    }
+
+    /// Changes what can change of a stream.
+    pub(crate) async fn change_stream(
+        &self,
+        name: &str,
+        change: &Value,
+    ) -> Result<Arc<StreamDefinition>, Error> {
+        let _one_at_a_time = self.defining.lock().await;
+        let held = self.writable_stream(name)?;
+        let changed = held.changed_by(change)?;
+        if changed != *held {
+            let value = changed.to_json().to_string();
+            self.write_definition(&held.name, Some(&value)).await?;
+        }
+        self.stream(name)
+    }
+
+    /// Deletes a stream with its rows; its records go when their segments are cleaned.
+    pub(crate) async fn delete_stream(&self, name: &str) -> Result<(), Error> {
+        let _one_at_a_time = self.defining.lock().await;
+        let held = self.writable_stream(name)?;
+        self.write_definition(&held.name, None).await?;
+        Ok(())
+    }
+
+    async fn write_definition(&self, name: &StreamName, value: Option<&str>) -> Result<Ack, Error> {
+        let mut batch = BatchBuilder::default();
+        batch.push(&NewRecord {
+            operation: if value.is_some() { Operation::Put } else { Operation::Delete },
+            timestamp: wall_clock_ms().cast_signed(),
+            key: Some(name.as_str().as_bytes()),
+            value: value.map(str::as_bytes),
+            headers: &[],
+        })?;
+        let publish = Publish {
+            stream: StreamDefinition::system().id(),
+            partition: PartitionId::new(0),
+            batch: batch.finish(None)?,
+        };
+        let ack = self.publish(publish.into(), Durability::Disk).await?;
+        self.wait_applied(self.reader.next_position()).await;
+        Ok(ack)
+    }
+}

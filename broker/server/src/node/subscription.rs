@@ -1,0 +1,446 @@
+//! A subscription: where it stands, and what comes next.
+//!
+//! It reads from the shared tail while it keeps up and from the log while it does not. Nothing is
+//! queued for it: a subscriber that stops asking costs nothing but its place.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anabranch_core::batch::Record;
+use anabranch_core::frame::{Commit, CommitPart};
+use anabranch_core::id::{Offset, PartitionId, Position};
+use anabranch_core::partitioner::partition_of;
+use anabranch_core::stream::{MergeMode, StreamDefinition};
+use anabranch_core::vector::{Cursor, VersionVector};
+use anabranch_protocol::error::Code;
+use anabranch_protocol::position::From;
+use anabranch_protocol::ws::KeyFilter;
+use anabranch_storage::log::{Filter, LogReader};
+use anabranch_storage::tables::Page;
+use tokio::sync::{mpsc, watch};
+
+use super::tail::{Delivered, Look, StreamTail};
+use super::{Error, Running, error};
+
+/// Bytes taken from tail or log at once.
+const STEP_BYTES: usize = 1024 * 1024;
+
+/// Pages of a table that are read ahead of a subscriber.
+const PAGES_AHEAD: usize = 2;
+
+/// What to follow.
+#[derive(Clone, Debug)]
+pub(crate) struct SubscribeRequest {
+    pub(crate) stream: String,
+    pub(crate) partitions: Option<BTreeSet<PartitionId>>,
+    pub(crate) keys: KeyFilter<'static>,
+    pub(crate) from: From,
+}
+
+/// Which records of a stream a subscriber wants.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    partitions: Option<BTreeSet<PartitionId>>,
+    keys: KeyFilter<'static>,
+}
+
+impl Selection {
+    fn new(definition: &StreamDefinition, request: &SubscribeRequest) -> Result<Self, Error> {
+        let count = definition.partitions;
+        let beyond = |p: &&PartitionId| p.get() >= count;
+        let asked = request.partitions.as_ref();
+        if let Some(partition) = asked.and_then(|asked| asked.iter().find(beyond)) {
+            return Err(error::no_such_partition(definition, *partition));
+        }
+        let partitions = match (asked, &request.keys) {
+            (Some(asked), _) => Some(asked.clone()),
+            // A key lives in one partition, so the others need not be read.
+            (None, KeyFilter::Key(key)) => Some(BTreeSet::from([partition_of(key, count)])),
+            (None, _) => None,
+        };
+        Ok(Self {
+            partitions,
+            keys: request.keys.clone(),
+        })
+    }
+
+    /// Whether everything of the stream is wanted, so that messages can be shared.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.partitions.is_none() && self.keys == KeyFilter::All
+    }
+
+    /// Whether whole batches can be passed on, or records must be picked.
+    pub(crate) fn takes_whole_batches(&self) -> bool {
+        self.keys == KeyFilter::All
+    }
+
+    /// Whether a part may hold something wanted.
+    pub(crate) fn wants_part(&self, part: &CommitPart) -> bool {
+        let partitions = self.partitions.as_ref();
+        partitions.is_none_or(|wanted| wanted.contains(&part.header.partition))
+    }
+
+    /// Whether a record is wanted.
+    pub(crate) fn wants(&self, record: &Record<'_>) -> bool {
+        self.keys.passes(record.key)
+    }
+
+    fn filter(&self, definition: &StreamDefinition) -> Filter {
+        match &self.partitions {
+            None => Filter::Stream(definition.id()),
+            Some(wanted) => Filter::Partitions(definition.id(), wanted.clone()),
+        }
+    }
+
+    fn row_prefix(&self) -> Vec<u8> {
+        match &self.keys {
+            KeyFilter::All => Vec::new(),
+            KeyFilter::Key(key) | KeyFilter::Prefix(key) => key.to_vec(),
+        }
+    }
+}
+
+/// What a subscriber is given.
+pub(crate) enum Event {
+    /// Frames, in the order of this broker's log. What is not selected must be left out.
+    Frames(Vec<Arc<Delivered>>),
+    /// Rows of the table, at one moment.
+    Rows(Page),
+    /// What is in the table has been given; from here on it is changes.
+    Live(Cursor),
+}
+
+enum Stage {
+    /// Rows come through here from a thread that reads the table.
+    Rows(mpsc::Receiver<RowsEvent>),
+    Frames,
+}
+
+enum RowsEvent {
+    Page(Page),
+    End(Position),
+    Failed(Error),
+}
+
+/// A place in a stream.
+pub(crate) struct Subscription {
+    running: Arc<Running>,
+    definition: Arc<StreamDefinition>,
+    selection: Selection,
+    stage: Stage,
+    /// Next place in the log to look at.
+    position: Position,
+    /// Frames that the client has seen; those from `position` on are skipped.
+    seen: VersionVector,
+    /// Records of the first frame that the client has seen.
+    pub(crate) skip_records: u32,
+    /// When this place is reached, everything that was there at the start has been given.
+    live_at: Option<Position>,
+    tail: Arc<StreamTail>,
+    changed: watch::Receiver<Position>,
+}
+
+impl Subscription {
+    pub(crate) fn start(running: &Arc<Running>, request: &SubscribeRequest) -> Result<Self, Error> {
+        let definition = running.stream(&request.stream)?;
+        let selection = Selection::new(&definition, request)?;
+        let tail = running.tail.follow(definition.id());
+        let changed = tail.subscribe();
+        let mut subscription = Self {
+            running: Arc::clone(running),
+            selection,
+            stage: Stage::Frames,
+            position: Position::new(0),
+            seen: VersionVector::default(),
+            skip_records: 0,
+            live_at: None,
+            tail,
+            changed,
+            definition,
+        };
+        subscription.seek(&request.from)?;
+        Ok(subscription)
+    }
+
+    pub(crate) fn definition(&self) -> &Arc<StreamDefinition> {
+        &self.definition
+    }
+
+    pub(crate) fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    fn seek(&mut self, from: &From) -> Result<(), Error> {
+        let reader = &self.running.reader;
+        match from {
+            From::Earliest => self.position = self.earliest(),
+            From::Latest => self.position = reader.next_position(),
+            From::Time(ms) => self.position = reader.at_timestamp(*ms).max(self.earliest()),
+            From::Table if self.definition.merge == MergeMode::Append => {
+                self.position = self.earliest();
+                self.live_at = Some(reader.next_position());
+            }
+            From::Table => self.stage = Stage::Rows(self.read_table()),
+            From::Cursor(text) => {
+                let cursor = self.running.cursor(text)?;
+                self.position = reader.resume(&cursor.seen);
+                self.check_retention(self.position)?;
+                self.skip_records = cursor.index;
+                self.seen = cursor.seen;
+            }
+        }
+        Ok(())
+    }
+
+    fn earliest(&self) -> Position {
+        let reader = &self.running.reader;
+        reader
+            .trimmed(self.definition.id())
+            .max(reader.start_position())
+    }
+
+    /// A place before which records were dropped is refused: a gap is never passed over silently.
+    fn check_retention(&self, position: Position) -> Result<(), Error> {
+        let earliest = self.earliest();
+        if position >= earliest {
+            return Ok(());
+        }
+        let seen = self.running.reader.vector_before(earliest)?;
+        let oldest = Cursor { seen, index: 0 };
+        let error = Error::new(
+            Code::CursorTooOld,
+            format!(
+                "the cursor lies before what retention has kept of stream {}; go on from the oldest cursor, or from=table",
+                self.definition.name
+            ),
+        );
+        Err(error.with_oldest(oldest.encode(self.running.cluster())))
+    }
+
+    /// Reads the whole table at one moment, on a thread of its own since RocksDB blocks.
+    fn read_table(&self) -> mpsc::Receiver<RowsEvent> {
+        let (sender, receiver) = mpsc::channel(PAGES_AHEAD);
+        let running = Arc::clone(&self.running);
+        let stream = self.definition.id();
+        let prefix = self.selection.row_prefix();
+        let selection = self.selection.clone();
+        let partitions = self.definition.partitions;
+        tokio::task::spawn_blocking(move || {
+            let target = running.reader.next_position();
+            let handle = tokio::runtime::Handle::current();
+            handle.block_on(running.wait_applied(target));
+            let result = running.tables.snapshot(stream, &prefix, &mut |mut page| {
+                page.rows
+                    .retain(|(key, _)| selection.wants_row(key, partitions));
+                match sender.blocking_send(RowsEvent::Page(page)) {
+                    Ok(()) => std::ops::ControlFlow::Continue(()),
+                    Err(_) => std::ops::ControlFlow::Break(()),
+                }
+            });
+            let last = match result {
+                Ok(position) => RowsEvent::End(position),
+                Err(error) => RowsEvent::Failed(error.into()),
+            };
+            // The subscriber may have left.
+            let _ = sender.blocking_send(last);
+        });
+        receiver
+    }
+
+    /// The cursor that stands for the current place.
+    pub(crate) fn cursor(&self) -> Result<Cursor, Error> {
+        let mut seen = self.running.reader.vector_before(self.position)?;
+        seen.merge(&self.seen);
+        Ok(Cursor {
+            seen,
+            index: self.skip_records,
+        })
+    }
+
+    /// The opaque text of a cursor.
+    pub(crate) fn encode_cursor(&self, cursor: &Cursor) -> String {
+        cursor.encode(self.running.cluster())
+    }
+
+    /// Waits for what comes next. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the stream was deleted, the place was trimmed away, or the broker stops.
+    pub(crate) async fn next(&mut self) -> Result<Event, Error> {
+        loop {
+            if let Some(event) = self.next_held().await? {
+                return Ok(event);
+            }
+            self.wait().await;
+        }
+    }
+
+    /// What comes next of what is there already; `None` when all of it was given. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`Subscription::next`].
+    pub(crate) async fn next_held(&mut self) -> Result<Option<Event>, Error> {
+        loop {
+            if let Some(event) = self.rows().await? {
+                return Ok(Some(event));
+            }
+            if self.live_at.is_some_and(|live| self.position >= live) {
+                self.live_at = None;
+                return Ok(Some(Event::Live(self.cursor()?)));
+            }
+            self.changed.mark_unchanged();
+            self.running.check_phase()?;
+            self.check_stream()?;
+            let frames = match self.tail.look(self.position, STEP_BYTES) {
+                Look::Frames(frames, next) => {
+                    self.position = next;
+                    frames
+                }
+                Look::TooOld => self.read_log().await?,
+                // Everything before this is in the tail or not of this stream.
+                Look::Empty => return Ok(None),
+            };
+            let frames = self.unseen(frames);
+            if !frames.is_empty() {
+                return Ok(Some(Event::Frames(frames)));
+            }
+        }
+    }
+
+    async fn wait(&mut self) {
+        let mut phase = self.running.phase.subscribe();
+        tokio::select! {
+            // The sender lives in `self.tail`, so this cannot fail.
+            _ = self.changed.changed() => {}
+            _ = phase.wait_for(|phase| !phase.is_ready()) => {}
+        }
+    }
+
+    async fn rows(&mut self) -> Result<Option<Event>, Error> {
+        let Stage::Rows(rows) = &mut self.stage else {
+            return Ok(None);
+        };
+        match rows.recv().await {
+            Some(RowsEvent::Page(page)) => Ok(Some(Event::Rows(page))),
+            Some(RowsEvent::End(position)) => {
+                self.stage = Stage::Frames;
+                self.position = position;
+                Ok(Some(Event::Live(self.cursor()?)))
+            }
+            Some(RowsEvent::Failed(error)) => Err(error),
+            None => Err(error::internal("the reader of the table ended early")),
+        }
+    }
+
+    fn check_stream(&self) -> Result<(), Error> {
+        let streams = self.running.tables.streams();
+        match streams.get(self.definition.id()) {
+            Some(_) => Ok(()),
+            None => Err(error::no_such_stream(self.definition.name.as_str())),
+        }
+    }
+
+    async fn read_log(&mut self) -> Result<Vec<Arc<Delivered>>, Error> {
+        if self.definition.merge == MergeMode::Append {
+            self.check_retention(self.position)?;
+        }
+        let running = Arc::clone(&self.running);
+        let filter = self.selection.filter(&self.definition);
+        let from = self.position.max(running.reader.start_position());
+        let (frames, next) =
+            tokio::task::spawn_blocking(move || read_delivered(&running, from, &filter))
+                .await
+                .map_err(|_| error::internal("reading the log panicked"))??;
+        self.position = next;
+        Ok(frames)
+    }
+
+    /// Leaves out what the client has seen by its cursor.
+    fn unseen(&mut self, mut frames: Vec<Arc<Delivered>>) -> Vec<Arc<Delivered>> {
+        if !self.seen.is_empty() {
+            frames.retain(|frame| {
+                let header = &frame.commit.header;
+                !self.seen.contains(header.origin, header.sequence)
+            });
+        }
+        frames
+    }
+}
+
+impl Selection {
+    fn wants_row(&self, key: &[u8], partitions: u16) -> bool {
+        let partition = partition_of(key, partitions);
+        let asked = self.partitions.as_ref();
+        self.keys.passes(Some(key)) && asked.is_none_or(|asked| asked.contains(&partition))
+    }
+}
+
+fn read_delivered(
+    running: &Running,
+    from: Position,
+    filter: &Filter,
+) -> Result<(Vec<Arc<Delivered>>, Position), Error> {
+    let reader: &LogReader = &running.reader;
+    let chunk = reader.read(from, filter, STEP_BYTES)?;
+    let mut frames = Vec::with_capacity(chunk.commits.len());
+    let mut before: Option<(Position, VersionVector)> = None;
+    for commit in chunk.commits {
+        // One look-up for the first frame; after that the vector is carried along where frames
+        // are neighbours, and looked up where others lie between.
+        let position = commit.position;
+        let others = match before.take() {
+            Some((next, vector)) if next == position => vector,
+            _ => reader.vector_before(position)?,
+        };
+        let mut after = others.clone();
+        after.advance(commit.header.origin, commit.header.sequence);
+        before = Some((position.next(), after));
+        let delivered = Delivered::new(commit, Arc::new(others), running.cluster());
+        frames.push(Arc::new(delivered));
+    }
+    Ok((frames, chunk.next))
+}
+
+/// One record that a subscriber wants, with its place.
+pub(crate) struct Selected<'a> {
+    pub(crate) partition: PartitionId,
+    pub(crate) offset: Offset,
+    /// Index in its frame.
+    pub(crate) index: u32,
+    pub(crate) record: Record<'a>,
+}
+
+/// Calls `each` with every wanted record of a frame, after the first `skip` of the frame.
+///
+/// # Errors
+/// When a batch on disk does not inflate.
+pub(crate) fn each_selected(
+    commit: &Commit,
+    definition: &StreamDefinition,
+    selection: &Selection,
+    skip: u32,
+    each: &mut dyn FnMut(&Selected<'_>),
+) -> Result<(), Error> {
+    let id = definition.id();
+    for part in &commit.parts {
+        if part.header.stream != id || !selection.wants_part(part) {
+            continue;
+        }
+        let Some(batch) = &part.batch else { continue };
+        let records = batch.records().map_err(Error::from)?;
+        for record in records.iter() {
+            let record = record.map_err(Error::from)?;
+            let index = part.first_index + record.offset_delta;
+            if index < skip || !selection.wants(&record) {
+                continue;
+            }
+            each(&Selected {
+                partition: part.header.partition,
+                offset: part.base_offset.advance(u64::from(record.offset_delta)),
+                index,
+                record,
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! What is done now and then: retention, a look at the disk, gauges.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anabranch_core::id::StreamId;
+use anabranch_storage::log::{Cleaner, Policy};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use hashbrown::HashMap;
+use metrics::{describe_gauge, gauge};
+use tracing::{error, info, warn};
+
+use super::{Error, Running, wall_clock_ms};
+use crate::config::Config;
+
+/// How often the disk is looked at and gauges are set.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The thread that does it.
+pub(crate) struct Upkeep {
+    thread: JoinHandle<()>,
+    stop: Sender<()>,
+}
+
+impl Upkeep {
+    pub(crate) fn start(
+        running: &Arc<Running>,
+        config: &Config,
+        data_dir: &Path,
+    ) -> std::io::Result<Self> {
+        let (stop, stopped) = bounded(0);
+        let work = Work {
+            cleaner: Cleaner::new(running.reader.clone()),
+            running: Arc::clone(running),
+            path: data_dir.to_owned(),
+            clean_every: config.log.retention_interval_seconds,
+            next_clean: Instant::now() + config.log.retention_interval_seconds,
+        };
+        describe();
+        let thread = std::thread::Builder::new()
+            .name("upkeep".to_owned())
+            .spawn(move || work.run(&stopped))?;
+        Ok(Self { thread, stop })
+    }
+
+    /// Ends after what is being done.
+    pub(crate) fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            error!("upkeep panicked");
+        }
+    }
+}
+
+struct Work {
+    cleaner: Cleaner,
+    running: Arc<Running>,
+    path: PathBuf,
+    clean_every: Duration,
+    next_clean: Instant,
+}
+
+impl Work {
+    fn run(mut self, stopped: &Receiver<()>) {
+        loop {
+            self.look_at_disk();
+            self.set_gauges();
+            self.running.tail.sweep();
+            let asked = self.running.clean_now.swap(false, Ordering::AcqRel);
+            if asked || Instant::now() >= self.next_clean {
+                self.clean();
+                self.next_clean = Instant::now() + self.clean_every;
+            }
+            match stopped.recv_timeout(LOOK_EVERY) {
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                _ => return,
+            }
+        }
+    }
+
+    fn look_at_disk(&self) {
+        let running = &self.running;
+        let free = match rustix::fs::statvfs(&self.path) {
+            Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
+            Err(error) => {
+                warn!(%error, path = %self.path.display(), "cannot see how much disk is free");
+                return;
+            }
+        };
+        running.disk_free.store(free, Ordering::Relaxed);
+        let full = free < running.disk_reserve;
+        if running.disk_full.swap(full, Ordering::Relaxed) != full {
+            let free = show_bytes(free);
+            if full {
+                error!(%free, reserve = %show_bytes(running.disk_reserve), "disk full: writes are refused");
+            } else {
+                info!(%free, "disk has room again: writes are taken");
+            }
+        }
+    }
+
+    fn clean(&mut self) {
+        let policies = self.policies();
+        match self.cleaner.run_once(&policies, wall_clock_ms()) {
+            Ok(report) if report.is_empty() => {}
+            Ok(report) => info!(%report, "log cleaned"),
+            Err(error) => warn!(%error, "the log was not cleaned"),
+        }
+    }
+
+    fn policies(&self) -> HashMap<StreamId, Policy> {
+        let trims = self.running.trims.lock();
+        let streams = self.running.tables.streams();
+        streams
+            .iter()
+            .map(|definition| {
+                let policy = Policy {
+                    merge: definition.merge,
+                    retention: definition.retention,
+                    trim_before_ms: trims.get(&definition.id()).copied(),
+                };
+                (definition.id(), policy)
+            })
+            .collect()
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+    fn set_gauges(&self) {
+        let running = &self.running;
+        let next = running.reader.next_position().get();
+        let applied = running.tables.applied().get();
+        gauge!("anabranch_applied_lag_frames").set(next.saturating_sub(applied) as f64);
+        gauge!("anabranch_log_frames").set(next as f64);
+        gauge!("anabranch_disk_free_bytes").set(running.disk_free() as f64);
+        gauge!("anabranch_writable").set(f64::from(u8::from(running.check_writable().is_ok())));
+        let waiting = running
+            .in_flight_limit
+            .saturating_sub(running.in_flight.available_permits());
+        gauge!("anabranch_in_flight_bytes").set(waiting as f64);
+        let stats = running.tables.stats();
+        gauge!("anabranch_table_image_rows").set(stats.image_rows as f64);
+        gauge!("anabranch_table_image_bytes").set(stats.image_bytes as f64);
+        gauge!("anabranch_table_disk_bytes").set(stats.disk_bytes as f64);
+    }
+}
+
+fn describe() {
+    describe_gauge!(
+        "anabranch_applied_lag_frames",
+        "Durable frames that are not in the tables yet"
+    );
+    describe_gauge!("anabranch_log_frames", "Frames ever appended to this log");
+    describe_gauge!(
+        "anabranch_disk_free_bytes",
+        "Free bytes where the data directory is"
+    );
+    describe_gauge!("anabranch_writable", "1 while writes are taken, else 0");
+    describe_gauge!(
+        "anabranch_in_flight_bytes",
+        "Bytes of publishes that are not durable yet"
+    );
+    describe_gauge!(
+        "anabranch_table_image_rows",
+        "Rows in the image above the tables' files"
+    );
+    describe_gauge!(
+        "anabranch_table_image_bytes",
+        "Bytes of the image above the tables' files"
+    );
+    describe_gauge!("anabranch_table_disk_bytes", "Bytes of the tables' files");
+}
+
+impl Running {
+    /// Drops what was appended to a stream before a time. In a keyed stream only records that a
+    /// later one has replaced are dropped.
+    ///
+    /// # Errors
+    /// When there is no such stream.
+    pub(crate) async fn trim_stream(&self, name: &str, before_ms: u64) -> Result<(), Error> {
+        let definition = self.stream(name)?;
+        let mut trims = self.trims.lock();
+        let held = trims.entry(definition.id()).or_default();
+        *held = before_ms.max(*held);
+        drop(trims);
+        self.clean_now.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Bytes for people.
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+pub(crate) fn show_bytes(bytes: u64) -> String {
+    let units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.iter().find(|(size, _)| bytes >= *size) {
+        Some((size, name)) => format!("{:.1} {name}", bytes as f64 / *size as f64),
+        None => format!("{bytes} B"),
+    }
+}

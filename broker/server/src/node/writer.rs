@@ -1,0 +1,284 @@
+//! The writer thread: sequences, appends, syncs, and only then tells anybody.
+//!
+//! ```text
+//! inbox → sequencer (frames) → log.append … log.sync → Durable → { tail, acks, applier }
+//! ```
+//!
+//! Whatever arrived while the last group was being synced becomes the next group, so groups grow
+//! with the load and a lone publish waits for nobody.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anabranch_core::frame::Commit;
+use anabranch_core::id::{Origin, Sequence};
+use anabranch_core::sequencer::{OpenFrame, Placed, Sequencer};
+use anabranch_protocol::ws::Durability;
+use anabranch_storage::durable::Durable;
+use anabranch_storage::log::Log;
+use crossbeam_channel::{Receiver, Sender};
+
+use super::metrics::WriterMetrics;
+use super::publish::{Ack, AckRow, AckSink, Budget, Outcome, Reply, Submission};
+use super::tail::Tail;
+use super::{Error, error, wall_clock_ms};
+
+/// Bytes gathered before a sync, even if more is waiting. Groups of about 1 MiB reach the disk's
+/// full rate; four times that keeps latency in the milliseconds under overload.
+const GROUP_BYTES: usize = 4 * 1024 * 1024;
+
+/// A run of durable frames on its way to the tables.
+pub(crate) type Run = Vec<Durable<Arc<Commit>>>;
+
+/// What the writer is asked to do.
+pub(crate) enum Request {
+    /// Append these.
+    Publish(Submission),
+    /// Append what came before this, then end.
+    Stop,
+}
+
+/// How the writer ended.
+pub(crate) enum End {
+    /// As asked; the log is whole and everything is durable.
+    Stopped,
+    /// A write or sync failed. Nothing after it was acknowledged.
+    Failed(String),
+}
+
+pub(crate) struct Writer {
+    pub(crate) sequencer: Sequencer,
+    pub(crate) log: Log,
+    pub(crate) inbox: Receiver<Request>,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) applier: Sender<Run>,
+    pub(crate) metrics: WriterMetrics,
+}
+
+/// A publish whose group is not durable yet.
+struct Waiting {
+    reply: Answer,
+    durability: Durability,
+    rows: std::ops::Range<usize>,
+    frame: usize,
+}
+
+/// A [`Reply`] with its number.
+enum Answer {
+    Connection(Arc<AckSink>, u64),
+    Once(tokio::sync::oneshot::Sender<Result<Ack, Error>>),
+}
+
+/// What has been gathered for one sync.
+#[derive(Default)]
+struct Gathered {
+    waiting: Vec<Waiting>,
+    rows: Vec<AckRow>,
+    /// The sequences of the group's frames, by number.
+    frames: Vec<Sequence>,
+    budgets: Vec<Budget>,
+    placed: Vec<Placed>,
+    stop: bool,
+}
+
+impl Writer {
+    /// Runs until it is told to stop, its last sender is gone, or the disk fails.
+    pub(crate) fn run(mut self) -> End {
+        let mut gathered = Gathered::default();
+        while !gathered.stop {
+            let Ok(first) = self.inbox.recv() else { break };
+            if let Err(error) = self.one_group(first, &mut gathered) {
+                gathered.refuse_all(&error);
+                return End::Failed(error);
+            }
+        }
+        let checkpoint = self.sequencer.checkpoint();
+        match self.log.close(checkpoint) {
+            Ok(()) => End::Stopped,
+            Err(error) => End::Failed(error.to_string()),
+        }
+    }
+
+    fn one_group(&mut self, first: Request, gathered: &mut Gathered) -> Result<(), String> {
+        self.gather(first, gathered);
+        gathered.tell(self.sequencer.origin(), Durability::Memory);
+        let started = Instant::now();
+        let bytes = self.log.pending_bytes();
+        let run = self.log.sync().map_err(|error| error.to_string())?;
+        self.metrics.group(started.elapsed(), bytes, &run);
+        self.tail.push(&run);
+        gathered.tell(self.sequencer.origin(), Durability::Disk);
+        gathered.clear();
+        if !run.is_empty() && self.applier.send(run).is_err() {
+            return Err("the applier ended".to_owned());
+        }
+        if self.log.wants_roll() {
+            let checkpoint = self.sequencer.checkpoint();
+            self.log
+                .roll(checkpoint)
+                .map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Sequences what is waiting, up to [`GROUP_BYTES`], into frames that are appended but not
+    /// durable.
+    fn gather(&mut self, first: Request, gathered: &mut Gathered) {
+        let Self {
+            sequencer,
+            log,
+            inbox,
+            ..
+        } = self;
+        let mut frame = sequencer.open();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(request) = next {
+            match request {
+                Request::Publish(submission) => {
+                    bytes += submission.budget.permits;
+                    frame = add_submission(frame, log, submission, gathered);
+                }
+                Request::Stop => gathered.stop = true,
+            }
+            next = match gathered.stop || bytes >= GROUP_BYTES {
+                true => None,
+                false => inbox.try_recv().ok(),
+            };
+        }
+        let _ = turn(frame, log, gathered);
+    }
+}
+
+/// Ends the frame, appends what it holds, and begins the next. A frame of duplicates alone is
+/// never made: their originals are in an earlier one.
+fn turn<'a>(frame: OpenFrame<'a>, log: &mut Log, gathered: &mut Gathered) -> OpenFrame<'a> {
+    let now = wall_clock_ms();
+    let (commit, next) = frame.turn(now);
+    if let Some(commit) = commit {
+        log.append(commit, now);
+    }
+    gathered.frames.push(next.head().sequence);
+    next
+}
+
+fn add_submission<'a>(
+    mut frame: OpenFrame<'a>,
+    log: &mut Log,
+    submission: Submission,
+    gathered: &mut Gathered,
+) -> OpenFrame<'a> {
+    let Submission {
+        publishes,
+        reply,
+        budget,
+    } = submission;
+    gathered.budgets.push(budget);
+    let mut once = None;
+    let connection = match reply {
+        Reply::Connection(sink) => Some(sink),
+        Reply::Once(sender) => {
+            once = Some(sender);
+            None
+        }
+    };
+    for publish in publishes {
+        let answer = match (&connection, once.take()) {
+            (Some(sink), _) => Answer::Connection(Arc::clone(sink), publish.id),
+            (None, Some(sender)) => Answer::Once(sender),
+            (None, None) => continue,
+        };
+        let group = publish.group.as_slice();
+        if !frame.has_room(publish.group.bytes(), group.len()) {
+            frame = turn(frame, log, gathered);
+        }
+        gathered.placed.clear();
+        if let Err(error) = frame.add(group, &mut gathered.placed) {
+            answer.refuse(Error::from(error));
+            continue;
+        }
+        let from = gathered.rows.len();
+        for (publish, &placed) in group.iter().zip(&gathered.placed) {
+            gathered.rows.push(AckRow {
+                stream: publish.stream,
+                partition: publish.partition,
+                records: publish.batch.count(),
+                placed,
+            });
+        }
+        gathered.waiting.push(Waiting {
+            reply: answer,
+            durability: publish.durability,
+            rows: from..gathered.rows.len(),
+            frame: gathered.frames.len(),
+        });
+    }
+    frame
+}
+
+impl Gathered {
+    /// Answers those who wait for this durability.
+    fn tell(&mut self, origin: Origin, durability: Durability) {
+        let mut outcomes = Vec::new();
+        let mut current: Option<Arc<AckSink>> = None;
+        for waiting in std::mem::take(&mut self.waiting) {
+            if waiting.durability != durability {
+                self.waiting.push(waiting);
+                continue;
+            }
+            let sequence = self.frames[waiting.frame];
+            let rows = &self.rows[waiting.rows.clone()];
+            match waiting.reply {
+                Answer::Once(sender) => {
+                    let rows = rows.to_vec();
+                    // Whoever asked may have given up; the records are in the log all the same.
+                    let _ = sender.send(Ok(Ack {
+                        origin,
+                        sequence,
+                        durability,
+                        rows,
+                    }));
+                }
+                Answer::Connection(sink, id) => {
+                    let same = current.as_ref().is_some_and(|held| Arc::ptr_eq(held, &sink));
+                    if !same && let Some(held) = current.replace(sink) {
+                        held.push(&mut outcomes);
+                    }
+                    outcomes.extend(rows.iter().map(|&row| Outcome::Row {
+                        id,
+                        sequence,
+                        durability,
+                        row,
+                    }));
+                }
+            }
+        }
+        if let Some(held) = current {
+            held.push(&mut outcomes);
+        }
+    }
+
+    fn refuse_all(&mut self, reason: &str) {
+        for waiting in self.waiting.drain(..) {
+            waiting.reply.refuse(error::failed(reason));
+        }
+    }
+
+    fn clear(&mut self) {
+        debug_assert!(self.waiting.is_empty(), "everybody was told");
+        self.rows.clear();
+        self.frames.clear();
+        self.budgets.clear();
+    }
+}
+
+impl Answer {
+    fn refuse(self, error: Error) {
+        match self {
+            Self::Once(sender) => {
+                let _ = sender.send(Err(error));
+            }
+            Self::Connection(sink, id) => sink.push(&mut vec![Outcome::Refused { id, error }]),
+        }
+    }
+}

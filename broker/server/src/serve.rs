@@ -1,0 +1,185 @@
+//! A broker from start to graceful end: listener, node, surfaces, signals.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::id::ClusterId;
+use anabranch_storage::data_dir::DataDirError;
+use anabranch_storage::log::OpenError;
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::connections::Connections;
+use crate::node::{Node, NodeInfo, Phase, StartError, Stopper};
+use crate::{http, node, websocket};
+
+/// Where a broker listens, once it does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    /// HTTP, WebSocket and server-sent events.
+    pub(crate) listen: SocketAddr,
+}
+
+/// Why a broker did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    /// The address.
+    #[error("AB7201 cannot listen on {address}: {error}; stop what uses it, or choose another: --listen 127.0.0.1:0 takes any free port")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The data directory, the log or the tables.
+    #[error("{}{0}", start_code(.0))]
+    Start(#[from] StartError),
+    /// The metrics recorder.
+    #[error("metrics cannot be recorded: {0}")]
+    Metrics(#[from] BuildError),
+    /// The broker failed while it ran.
+    #[error("AB6003 the broker stopped after a failed write: {0}; free or repair the disk, then start it again")]
+    Failed(String),
+}
+
+fn start_code(error: &StartError) -> &'static str {
+    match error {
+        StartError::DataDir(DataDirError::InUse { .. }) => "AB7001 ",
+        StartError::DataDir(DataDirError::NewerFormat { .. }) => "AB7002 ",
+        StartError::DataDir(DataDirError::OtherCluster { .. }) => "AB7003 ",
+        StartError::Log(OpenError::Damaged { .. }) => "AB5101 ",
+        _ => "AB5001 ",
+    }
+}
+
+/// Runs a broker until `shutdown` resolves, then ends it gracefully. `ready` is told once it
+/// serves.
+///
+/// # Errors
+/// When it cannot start, or its disk fails while it runs.
+pub(crate) async fn serve(
+    config: Config,
+    listening: impl FnOnce(Addresses),
+    ready: impl FnOnce(&Arc<Node>),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let metrics = recorder()?;
+    let address = config.listen.address;
+    let refused = |error| ServeError::Listen { address, error };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let listen = listener.local_addr().map_err(refused)?;
+    listening(Addresses { listen });
+
+    let info = NodeInfo {
+        cluster_name: config.broker.cluster.as_str().to_owned(),
+        cluster: ClusterId::of(config.broker.cluster.as_str()),
+        region: config.broker.region.clone(),
+    };
+    let node = Arc::new(Node::new(info, config.limits.clone()));
+    let router = http::router(&node, metrics.clone())
+        .route("/v1/ws", axum::routing::any(websocket::upgrade).with_state(Arc::clone(&node)));
+    let connections = Connections::new(router, &config.limits);
+    let accepting = tokio::spawn(Arc::clone(&connections).accept(listener));
+    let upkeep = tokio::spawn(keep_metrics(metrics));
+
+    tokio::pin!(shutdown);
+    let mut starting = start_on_thread(&node, &config);
+    let ended = tokio::select! {
+        started = &mut starting => {
+            let stopper = started.map_err(|_| StartError::System("starting panicked".to_owned()))??;
+            info!(%listen, "ready");
+            ready(&node);
+            let failure = run_until(&mut shutdown, node.phase()).await;
+            stop(stopper, &connections, config.limits.shutdown_seconds).await;
+            failure
+        }
+        () = &mut shutdown => {
+            // Recovery only reads and cuts what must be cut in any case, so it may be left as is.
+            warn!("asked to stop while starting");
+            None
+        }
+    };
+    accepting.abort();
+    upkeep.abort();
+    match ended {
+        Some(reason) => Err(ServeError::Failed(reason)),
+        None => Ok(()),
+    }
+}
+
+/// Waits for the wish to stop, or for a failure, whose reason it returns.
+async fn run_until(
+    shutdown: &mut (impl Future<Output = ()> + Unpin),
+    mut phase: watch::Receiver<Phase>,
+) -> Option<String> {
+    let failed = async {
+        match phase.wait_for(|phase| matches!(phase, Phase::Failed(_))).await {
+            Ok(phase) => match &*phase {
+                Phase::Failed(reason) => reason.clone(),
+                _ => String::new(),
+            },
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = shutdown => None,
+        reason = failed => Some(reason),
+    }
+}
+
+async fn stop(stopper: Stopper, connections: &Arc<Connections>, budget: Duration) {
+    stopper.announce();
+    connections.drain(budget).await;
+    if tokio::task::spawn_blocking(|| stopper.stop()).await.is_err() {
+        tracing::error!("stopping panicked");
+    }
+}
+
+/// Starting reads files, so it has a thread of its own.
+fn start_on_thread(
+    node: &Arc<Node>,
+    config: &Config,
+) -> oneshot::Receiver<Result<Stopper, StartError>> {
+    let (done, started) = oneshot::channel();
+    let (node, config) = (Arc::clone(node), config.clone());
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::spawn(move || {
+        let _inside = runtime.enter();
+        // Nobody listens any more when the broker was asked to stop meanwhile.
+        let _ = done.send(node::start(&node, &config));
+    });
+    started
+}
+
+/// Installs the process-wide recorder, or shares the one that is there.
+fn recorder() -> Result<PrometheusHandle, BuildError> {
+    static HANDLE: std::sync::OnceLock<PrometheusHandle> = std::sync::OnceLock::new();
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let handle = PrometheusBuilder::new()
+        .set_buckets(&[
+            0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0,
+        ])?
+        .set_buckets_for_metric(
+            metrics_exporter_prometheus::Matcher::Full("anabranch_group_bytes".to_owned()),
+            &[1e3, 1e4, 1e5, 1e6, 4e6, 1.6e7],
+        )?
+        .install_recorder()?;
+    Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+/// How often histograms are folded; without it their samples would pile up between scrapes.
+const FOLD_METRICS_EVERY: Duration = Duration::from_secs(5);
+
+async fn keep_metrics(metrics: PrometheusHandle) {
+    let mut tick = tokio::time::interval(FOLD_METRICS_EVERY);
+    loop {
+        tick.tick().await;
+        metrics.run_upkeep();
+    }
+}

@@ -1,0 +1,295 @@
+//! One task per subscription: takes what comes next, encodes it, and waits for credit and room.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use anabranch_protocol::codec::Encoding;
+use anabranch_protocol::error::Code;
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::encode::{Format, Shape};
+use super::outbound::{Gone, Outbox, Piece};
+use crate::node::{Delivered, Error, Event, MessageKey, Subscription};
+
+/// Messages are handed over together up to this many bytes.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// A subscriber whose selection matches nothing is told this often how far it is, so that its
+/// cursor does not grow old.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
+/// What a client lets the broker send, in bytes of messages.
+#[derive(Default)]
+pub(super) struct Credit {
+    balance: AtomicI64,
+    ever_granted: AtomicBool,
+    granted: Notify,
+}
+
+impl Credit {
+    pub(super) fn grant(&self, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        self.ever_granted.store(true, Ordering::Relaxed);
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX / 2);
+        // Saturating, so that a client that grants without end does not wrap into debt.
+        let add = |balance: i64| Some(balance.saturating_add(bytes).min(i64::MAX / 2));
+        let _ = self
+            .balance
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        self.granted.notify_one();
+    }
+
+    fn available(&self) -> bool {
+        self.balance.load(Ordering::Acquire) > 0
+    }
+
+    fn spend(&self, bytes: usize) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX / 2);
+        self.balance.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    async fn wait(&self) {
+        while !self.available() {
+            self.granted.notified().await;
+        }
+    }
+}
+
+/// A running subscription, as its connection holds it.
+pub(super) struct Feed {
+    pub(super) credit: Arc<Credit>,
+    pub(super) task: JoinHandle<()>,
+}
+
+/// How long a subscriber may keep the broker waiting.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) without_credit: Duration,
+    pub(super) with_full_buffer: Duration,
+}
+
+/// What a subscription's task works with.
+pub(super) struct Delivery {
+    pub(super) number: u32,
+    pub(super) encoding: Encoding,
+    pub(super) format: Format,
+    pub(super) credit: Arc<Credit>,
+    pub(super) outbox: Outbox,
+    pub(super) patience: Patience,
+    pub(super) subscription: Subscription,
+    /// The cursor after the last message that was handed over.
+    pub(super) reached: Option<String>,
+    pub(super) last_message: Instant,
+}
+
+/// Why a delivery ended.
+enum End {
+    Gone,
+    /// The subscription alone ends.
+    Refused(Error),
+    /// The whole connection ends.
+    TooSlow(Error),
+}
+
+impl From<Gone> for End {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl Delivery {
+    /// Delivers until the subscription or the connection ends.
+    pub(super) async fn run(mut self) {
+        match self.deliver().await {
+            End::Gone => {}
+            End::TooSlow(error) => self.outbox.end(error),
+            End::Refused(error) => {
+                let error = match self.reached() {
+                    Some(cursor) if error.cursor.is_none() => error.with_cursor(cursor),
+                    _ => error,
+                };
+                let message = self
+                    .encoding
+                    .encode_error(None, Some(self.number), &error);
+                let ends = error.code.closes_connection();
+                // The connection may be gone already.
+                let _ = self.outbox.send(message).await;
+                if ends {
+                    self.outbox.end(error);
+                }
+            }
+        }
+    }
+
+    /// Where to resume: after what was handed over.
+    fn reached(&self) -> Option<String> {
+        self.reached.clone()
+    }
+
+    async fn deliver(&mut self) -> End {
+        loop {
+            let event = match self.subscription.next().await {
+                Ok(event) => event,
+                Err(error) => return End::Refused(error),
+            };
+            let done = match event {
+                Event::Frames(frames) => self.frames(&frames).await,
+                Event::Rows(page) => {
+                    let messages = self.encoding_of_rows(&page);
+                    self.hand_over(messages, None).await
+                }
+                Event::Live(cursor) => {
+                    let cursor = self.subscription.encode_cursor(&cursor);
+                    let message = self.encoding.encode_live(self.number, &cursor);
+                    self.hand_over(vec![message], Some(cursor)).await
+                }
+            };
+            if let Err(end) = done {
+                return end;
+            }
+        }
+    }
+
+    fn encoding_of_rows(&self, page: &crate::node::Page) -> Vec<Bytes> {
+        let rows = page.rows.iter().map(|(key, value)| (&key[..], &value[..]));
+        vec![self.encoding.encode_rows(self.number, rows)]
+    }
+
+    async fn frames(&mut self, frames: &[Arc<Delivered>]) -> Result<(), End> {
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        let mut last: Option<&Arc<Delivered>> = None;
+        for frame in frames {
+            let skip = std::mem::take(&mut self.subscription.skip_records);
+            last = Some(frame);
+            let Some(message) = self.message(frame, skip)? else {
+                continue;
+            };
+            bytes += message.len();
+            messages.push(message);
+            if bytes >= PIECE_BYTES {
+                let cursor = frame.cursor().to_owned();
+                self.hand_over(std::mem::take(&mut messages), Some(cursor))
+                    .await?;
+                bytes = 0;
+                last = None;
+            }
+        }
+        let Some(last) = last else { return Ok(()) };
+        if messages.is_empty() && self.last_message.elapsed() >= PROGRESS_EVERY {
+            let shape = self.shape();
+            messages.push(shape.progress(self.number, last));
+        }
+        if messages.is_empty() {
+            self.reached = Some(last.cursor().to_owned());
+            return Ok(());
+        }
+        self.hand_over(messages, Some(last.cursor().to_owned()))
+            .await
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            encoding: self.encoding,
+            format: self.format,
+        }
+    }
+
+    /// The message of a frame; `None` when nothing of it is selected.
+    fn message(&self, frame: &Delivered, skip: u32) -> Result<Option<Bytes>, Error> {
+        let (shape, number) = (self.shape(), self.number);
+        let definition = self.subscription.definition();
+        let selection = self.subscription.selection();
+        if skip > 0 || !selection.is_everything() {
+            return shape.selected(number, frame, definition, selection, skip);
+        }
+        let key = MessageKey {
+            stream: definition.id(),
+            subscription: number,
+            shape: shape.number(),
+        };
+        frame.message(key, || {
+            shape.selected(number, frame, definition, selection, 0)
+        })
+    }
+
+    /// Waits for credit and room, then hands messages over in order.
+    async fn hand_over(
+        &mut self,
+        messages: Vec<Bytes>,
+        cursor: Option<String>,
+    ) -> Result<(), End> {
+        let bytes = messages.iter().map(Bytes::len).sum();
+        if !self.credit.available() {
+            let waited =
+                tokio::time::timeout(self.patience.without_credit, self.credit.wait()).await;
+            if waited.is_err() {
+                return Err(End::TooSlow(self.without_credit()));
+            }
+        }
+        let room = self.outbox.room_for(bytes);
+        let Ok(permits) = tokio::time::timeout(self.patience.with_full_buffer, room).await else {
+            return Err(End::TooSlow(self.full_buffer()));
+        };
+        self.credit.spend(bytes);
+        let piece = Piece {
+            messages,
+            permits,
+            ping: false,
+        };
+        self.outbox.push(piece).await?;
+        self.last_message = Instant::now();
+        if cursor.is_some() {
+            self.reached = cursor;
+        }
+        Ok(())
+    }
+
+    fn without_credit(&self) -> Error {
+        let seconds = self.patience.without_credit.as_secs();
+        let (code, what) = if self.credit.ever_granted.load(Ordering::Relaxed) {
+            (Code::SlowSubscriber, "no further credit was granted")
+        } else {
+            (Code::NoCredit, "credit was never granted")
+        };
+        self.too_slow(
+            code,
+            format!(
+                "{what} to subscription {} for {seconds} s while records were waiting; resume at the cursor",
+                self.number
+            ),
+        )
+    }
+
+    fn full_buffer(&self) -> Error {
+        let seconds = self.patience.with_full_buffer.as_secs();
+        self.too_slow(
+            Code::SlowSubscriber,
+            format!(
+                "subscription {} did not read what was sent for {seconds} s; resume at the cursor",
+                self.number
+            ),
+        )
+    }
+
+    fn too_slow(&self, code: Code, detail: String) -> Error {
+        metrics::counter!("anabranch_slow_subscribers_total").increment(1);
+        let error = Error::new(code, detail);
+        match self.reached() {
+            Some(cursor) => error.with_cursor(cursor),
+            None => error,
+        }
+    }
+}

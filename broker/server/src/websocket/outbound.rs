@@ -1,0 +1,218 @@
+//! Writes what others have for the client: acknowledgements, deliveries, answers.
+//!
+//! Everything that is ready is put into the socket's buffer before it is flushed once, since a
+//! write costs several microseconds whatever it carries.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::id::Origin;
+use anabranch_protocol::codec::Encoding;
+use anabranch_protocol::error::Problem;
+use bytes::Bytes;
+use futures_util::stream::SplitSink;
+use futures_util::{Sink, SinkExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message, Utf8Bytes};
+
+use super::acks;
+use crate::node::AckSink;
+
+/// How long a connection that is being closed may take to accept the reason.
+const CLOSING_BUDGET: Duration = Duration::from_secs(5);
+
+/// Pieces of work that may wait for the socket; their bytes are bounded by [`Outbox::room`].
+const OUTBOX_PIECES: usize = 256;
+
+type Socket = SplitSink<WebSocketStream<TcpStream>, Message>;
+
+/// What is to be written.
+#[derive(Debug, Default)]
+pub(super) struct Piece {
+    pub(super) messages: Vec<Bytes>,
+    /// Taken from [`Outbox::room`]; given back once they are written.
+    pub(super) permits: usize,
+    /// Asks the client for a sign of life.
+    pub(super) ping: bool,
+}
+
+/// The way to the client, shared by all who have something for it.
+#[derive(Clone)]
+pub(super) struct Outbox {
+    pieces: mpsc::Sender<Piece>,
+    room: Arc<Semaphore>,
+    room_bytes: usize,
+    end: Arc<End>,
+}
+
+/// Set once, by whoever ends the connection first.
+#[derive(Default)]
+struct End {
+    reason: parking_lot::Mutex<Option<Problem>>,
+    set: Notify,
+}
+
+/// The connection is gone.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+impl Outbox {
+    /// An outbox for `room_bytes` of deliveries, and where its pieces come out.
+    pub(super) fn new(room_bytes: usize) -> (Self, mpsc::Receiver<Piece>) {
+        let (pieces, taken) = mpsc::channel(OUTBOX_PIECES);
+        let outbox = Self {
+            pieces,
+            room: Arc::new(Semaphore::new(room_bytes)),
+            room_bytes,
+            end: Arc::default(),
+        };
+        (outbox, taken)
+    }
+
+    /// Hands over one message.
+    pub(super) async fn send(&self, message: Bytes) -> Result<(), Gone> {
+        let messages = vec![message];
+        self.push(Piece {
+            messages,
+            ..Piece::default()
+        })
+        .await
+    }
+
+    pub(super) async fn push(&self, piece: Piece) -> Result<(), Gone> {
+        self.pieces.send(piece).await.map_err(|_| Gone)
+    }
+
+    /// Waits for room for this many bytes of deliveries; returns the permits taken.
+    pub(super) async fn room_for(&self, bytes: usize) -> usize {
+        let permits = bytes.clamp(1, self.room_bytes);
+        let wanted = u32::try_from(permits).expect("buffers are below 4 GiB");
+        self.room
+            .acquire_many(wanted)
+            .await
+            .expect("the semaphore is never closed")
+            .forget();
+        permits
+    }
+
+    /// Ends the connection: what is queued may not reach the client any more, the reason is tried.
+    pub(super) fn end(&self, reason: Problem) {
+        self.end.reason.lock().get_or_insert(reason);
+        self.end.set.notify_one();
+    }
+}
+
+/// Writes until the connection ends. Returns when the socket is of no more use.
+pub(super) async fn run(
+    socket: Socket,
+    encoding: Encoding,
+    pieces: mpsc::Receiver<Piece>,
+    outbox: Outbox,
+    acks: Arc<AckSink>,
+    tokens: acks::Tokens,
+) {
+    let mut writer = Writer {
+        socket,
+        encoding,
+        room: outbox.room,
+        written: 0,
+    };
+    let end = outbox.end;
+    drop(outbox.pieces);
+    let reason = tokio::select! {
+        biased;
+        () = end.set.notified() => end.reason.lock().take(),
+        // The inbound side is gone, or the socket is.
+        _ = writer.pass_on(pieces, &acks, &tokens) => None,
+    };
+    if let Some(reason) = reason {
+        let _ = tokio::time::timeout(CLOSING_BUDGET, writer.close(&reason)).await;
+    } else {
+        let _ = tokio::time::timeout(CLOSING_BUDGET, writer.socket.close()).await;
+    }
+}
+
+struct Writer {
+    socket: Socket,
+    encoding: Encoding,
+    room: Arc<Semaphore>,
+    /// Permits of what is in the socket's buffer.
+    written: usize,
+}
+
+impl Writer {
+    async fn pass_on(
+        &mut self,
+        mut pieces: mpsc::Receiver<Piece>,
+        acks: &AckSink,
+        tokens: &acks::Tokens,
+    ) -> Result<(), SocketError> {
+        loop {
+            tokio::select! {
+                biased;
+                outcomes = acks.take() => {
+                    for message in acks::encode(self.encoding, &outcomes, tokens) {
+                        self.feed(message).await?;
+                    }
+                }
+                piece = pieces.recv() => match piece {
+                    Some(piece) => self.feed_piece(piece).await?,
+                    None => return Ok(()),
+                },
+            }
+            while let Ok(piece) = pieces.try_recv() {
+                self.feed_piece(piece).await?;
+            }
+            self.socket.flush().await?;
+            self.room.add_permits(std::mem::take(&mut self.written));
+        }
+    }
+
+    async fn feed_piece(&mut self, piece: Piece) -> Result<(), SocketError> {
+        if piece.ping {
+            self.socket.feed(Message::Ping(Bytes::new())).await?;
+        }
+        for message in piece.messages {
+            self.feed(message).await?;
+        }
+        self.written += piece.permits;
+        Ok(())
+    }
+
+    async fn feed(&mut self, message: Bytes) -> Result<(), SocketError> {
+        feed(&mut self.socket, self.encoding, message).await
+    }
+
+    /// The reason as a message, then as a close frame, which may hold 123 bytes of text.
+    async fn close(&mut self, reason: &Problem) -> Result<(), SocketError> {
+        let message = self.encoding.encode_error(None, None, reason);
+        self.feed(message).await?;
+        let code = match reason.code.close_code() {
+            0 => 1008,
+            code => code,
+        };
+        let frame = CloseFrame {
+            code: CloseCode::from(code),
+            reason: Utf8Bytes::from_static(reason.code.code()),
+        };
+        self.socket.send(Message::Close(Some(frame))).await?;
+        self.socket.close().await
+    }
+}
+
+async fn feed<S>(socket: &mut S, encoding: Encoding, message: Bytes) -> Result<(), SocketError>
+where
+    S: Sink<Message, Error = SocketError> + Unpin,
+{
+    let message = match encoding {
+        Encoding::Msgpack => Message::Binary(message),
+        Encoding::Json => Message::Text(
+            Utf8Bytes::try_from(message).map_err(|_| SocketError::Utf8("not JSON".to_owned()))?,
+        ),
+    };
+    socket.feed(message).await
+}

@@ -1,0 +1,162 @@
+//! From publish messages to checked batches, and on to the writer.
+
+use std::sync::Arc;
+
+use anabranch_core::id::PartitionId;
+use anabranch_core::sequencer::Publish;
+use anabranch_core::stream::StreamDefinition;
+use anabranch_protocol::error::Problem;
+use anabranch_protocol::record::{Placement, build_batches};
+use anabranch_protocol::ws::{AckLevel, ClientPublish, Payload};
+use anabranch_storage::tables::StreamMap;
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use crate::node::{
+    AckSink, Durability, Group, Numbered, Running, check_batch, check_keys, check_partition,
+    wall_clock_ms,
+};
+
+/// Publishes gathered before they are passed on, if more messages are waiting.
+const BATCH_PUBLISHES: usize = 512;
+
+/// The same in bytes.
+const BATCH_BYTES: usize = 512 * 1024;
+
+/// One connection's way into the writer.
+pub(super) struct Publisher {
+    running: Arc<Running>,
+    sink: Arc<AckSink>,
+    window: Arc<Semaphore>,
+    window_bytes: usize,
+    gathered: Vec<Numbered>,
+    gathered_bytes: usize,
+    /// The stream that was published to last, as of this state of all streams.
+    last: Option<(Arc<StreamMap>, Arc<StreamDefinition>)>,
+    /// Where the next records without key go.
+    keyless: u16,
+}
+
+impl Publisher {
+    pub(super) fn new(running: Arc<Running>, sink: Arc<AckSink>, window_bytes: usize) -> Self {
+        Self {
+            running,
+            sink,
+            window: Arc::new(Semaphore::new(window_bytes)),
+            window_bytes,
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            last: None,
+            keyless: 0,
+        }
+    }
+
+    /// Checks a publish and keeps it until [`Publisher::pass_on`].
+    ///
+    /// # Errors
+    /// When it is refused; others are not concerned.
+    pub(super) fn add(
+        &mut self,
+        publish: &ClientPublish<'_>,
+        message: &Bytes,
+    ) -> Result<(), Problem> {
+        let definition = self.definition(publish.stream)?;
+        let group = match &publish.payload {
+            Payload::Batch(bytes) => {
+                let bytes = match bytes {
+                    // The batch stays where it is: in the message.
+                    std::borrow::Cow::Borrowed(bytes) => message.slice_ref(bytes),
+                    std::borrow::Cow::Owned(bytes) => Bytes::copy_from_slice(bytes),
+                };
+                let batch = check_batch(&definition, bytes)?;
+                let partition = self.partition(&definition, publish.partition)?;
+                Group::One(Publish {
+                    stream: definition.id(),
+                    partition,
+                    batch,
+                })
+            }
+            Payload::Records(records) => {
+                let placement = Placement {
+                    partition: publish.partition,
+                    keyless: PartitionId::new(self.keyless % definition.partitions),
+                    producer: publish.producer,
+                    ..Placement::new(definition.partitions, wall_clock_ms().cast_signed())
+                };
+                self.keyless = self.keyless.wrapping_add(1);
+                check_keys(&definition, records.iter().map(|r| r.key.is_some()))?;
+                let stream = definition.id();
+                let batches = build_batches(records, &placement)?;
+                let publishes: Vec<_> = batches
+                    .into_iter()
+                    .map(|(partition, batch)| Publish {
+                        stream,
+                        partition,
+                        batch,
+                    })
+                    .collect();
+                Group::from(publishes)
+            }
+        };
+        self.gathered_bytes += group.bytes();
+        self.gathered.push(Numbered {
+            id: publish.id,
+            group,
+            durability: match publish.ack {
+                AckLevel::Disk => Durability::Disk,
+                AckLevel::Memory => Durability::Memory,
+            },
+        });
+        Ok(())
+    }
+
+    /// Whether enough is gathered to pass it on.
+    pub(super) fn is_full(&self) -> bool {
+        self.gathered.len() >= BATCH_PUBLISHES || self.gathered_bytes >= BATCH_BYTES
+    }
+
+    /// Passes on what was gathered. Waits while too much is on its way; meanwhile nothing is read
+    /// from the connection, which is how the client is told to slow down.
+    ///
+    /// # Errors
+    /// With the numbers of what was refused, when no writes are taken.
+    pub(super) async fn pass_on(&mut self) -> Result<(), (Vec<u64>, Problem)> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        self.gathered_bytes = 0;
+        let publishes = std::mem::take(&mut self.gathered);
+        let ids: Vec<u64> = publishes.iter().map(|publish| publish.id).collect();
+        self.running
+            .submit(publishes, &self.sink, &self.window, self.window_bytes)
+            .await
+            .map_err(|problem| (ids, problem))
+    }
+
+    fn definition(&mut self, name: &str) -> Result<Arc<StreamDefinition>, Problem> {
+        let streams = self.running.tables.streams();
+        if let Some((held, definition)) = &self.last
+            && Arc::ptr_eq(held, &streams)
+            && definition.name.as_str() == name
+        {
+            return Ok(Arc::clone(definition));
+        }
+        let definition = self.running.writable_stream(name)?;
+        self.last = Some((streams, Arc::clone(&definition)));
+        Ok(definition)
+    }
+
+    fn partition(
+        &mut self,
+        definition: &StreamDefinition,
+        asked: Option<PartitionId>,
+    ) -> Result<PartitionId, Problem> {
+        match asked {
+            Some(partition) => check_partition(definition, partition),
+            None => {
+                self.keyless = self.keyless.wrapping_add(1);
+                Ok(PartitionId::new(self.keyless % definition.partitions))
+            }
+        }
+    }
+}
