@@ -1,1 +1,108 @@
-fn main() {}
+//! What the README's two commands do: install what a bare machine lacks, then run the demo or all
+//! tests.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`requirements`] | what is needed beyond Rust's toolchain, and how to tell that it is missing |
+//! | [`debian`] | installing it with apt-get, or naming the command |
+//! | [`python`] | an interpreter with the packages of the protocol test |
+//!
+//! It has no dependencies, so that it can say what is missing before anything is compiled.
+
+mod debian;
+mod python;
+mod requirements;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    let task = arguments.next().unwrap_or_default();
+    let rest: Vec<OsString> = arguments.collect();
+    let done = match task.to_str() {
+        Some("demo") => demo(&rest),
+        Some("test") => test(&rest),
+        _ => Err("expected a task: demo or test".to_owned()),
+    };
+    match done {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(arguments: &[OsString]) -> Result<ExitCode, String> {
+    debian::install(&requirements::missing_for_building())?;
+    note_first_build();
+    let mut command = cargo("run");
+    let binary = [
+        "--quiet",
+        "--package",
+        "anabranch-server",
+        "--bin",
+        "anabranch",
+    ];
+    command.args(binary).args(["--", "demo"]).args(arguments);
+    // The demo takes this process's place, so that Ctrl-C reaches it alone.
+    let error = command.exec();
+    Err(format!("cargo could not be started: {error}"))
+}
+
+fn test(arguments: &[OsString]) -> Result<ExitCode, String> {
+    debian::install(&requirements::missing_for_building())?;
+    let path = python::path_with_packages(&target_folder())?;
+    note_first_build();
+    // Tests that start the program find it beside themselves.
+    let mut build = cargo("build");
+    build.args(["--package", "anabranch-server", "--bin", "anabranch"]);
+    run(build)?;
+    let mut tests = cargo("test");
+    tests.arg("--workspace").args(arguments).env("PATH", path);
+    run(tests)
+}
+
+fn run(mut command: Command) -> Result<ExitCode, String> {
+    let status = command
+        .status()
+        .map_err(|error| format!("cargo could not be started: {error}"))?;
+    if status.success() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(format!("{command:?} failed: {status}"))
+}
+
+/// Cargo, as it was called, in the workspace, with the one profile.
+fn cargo(verb: &str) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(workspace());
+    command.args([verb, "--release", "--locked"]);
+    command
+}
+
+fn workspace() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// Where cargo builds: this program lies in `release/` in it.
+fn target_folder() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    match program.ancestors().nth(2) {
+        Some(target) => target.to_owned(),
+        None => workspace().join("target"),
+    }
+}
+
+fn note_first_build() {
+    let built = target_folder().join("release/build");
+    let entries = std::fs::read_dir(built).into_iter().flatten().flatten();
+    let rocksdb = |name: OsString| name.to_string_lossy().starts_with("librocksdb-sys-");
+    if !entries.map(|entry| entry.file_name()).any(rocksdb) {
+        eprintln!("the first build compiles RocksDB: about 16 minutes on two cores, once");
+    }
+}
