@@ -85,6 +85,11 @@ impl Loaded {
         self.origins.get(key.name).unwrap_or(&Origin::Default)
     }
 
+    /// Whether nobody said anything about a key.
+    pub(crate) fn is_default(&self, name: &str) -> bool {
+        !self.origins.contains_key(name)
+    }
+
     fn add_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
         let table: Table = text
             .parse()

@@ -244,6 +244,17 @@ impl ByteSize {
         self.0
     }
 
+    /// The number to one decimal, as people say it.
+    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    pub(crate) fn rounded(self) -> String {
+        for (unit, name) in [(GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")] {
+            if self.0 >= unit {
+                return format!("{:.1} {name}", self.0 as f64 / unit as f64);
+            }
+        }
+        format!("{} B", self.0)
+    }
+
     /// The number, as what measures memory.
     pub(crate) fn in_memory(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
