@@ -57,9 +57,10 @@ fn test(arguments: &[OsString]) -> Result<ExitCode, String> {
     debian::install(&requirements::missing_for_building())?;
     let path = python::path_with_packages(&target_folder())?;
     note_first_build();
-    // Tests that start the program find it beside themselves.
+    // Tests that start the program find it beside themselves. `cargo test` alone would not build
+    // it, and building it apart would compile what it shares with the tests twice.
     let mut build = cargo("build");
-    build.args(["--package", "anabranch-server", "--bin", "anabranch"]);
+    build.args(["--workspace", "--all-targets"]);
     run(build)?;
     let mut tests = cargo("test");
     tests.arg("--workspace").args(arguments).env("PATH", path);
