@@ -98,8 +98,8 @@ pub struct StreamList {
 pub struct PublishAnswer {
     /// Where the records went.
     pub offsets: Vec<Published>,
-    /// The global name of the first record.
-    pub dot: String,
+    /// The global name of the first record; null when it was published before.
+    pub dot: Option<String>,
     /// For reads, anywhere, that must include this.
     pub token: String,
     /// `disk` or `memory`.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use anabranch_core::id::Offset;
+use anabranch_core::id::{Offset, PartitionId};
 use anabranch_core::limits::{MAX_BATCH_RECORDS, MAX_PARTITIONS};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
@@ -203,6 +203,9 @@ impl<'de> Visitor<'de> for RecordsVisitor {
     }
 }
 
+/// `[id, partition, offset, records, index]`.
+type AckTuple = (u64, u16, Option<u64>, u32, Option<u32>);
+
 /// The fields of all messages of brokers.
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -220,7 +223,7 @@ struct ServerForm<'a> {
     durability: Option<Text<'a>>,
     #[serde(borrow)]
     token: Option<Text<'a>>,
-    acks: Option<Vec<(u64, u16, Option<u64>, u32, Option<u32>)>>,
+    acks: Option<Vec<AckTuple>>,
     timestamp: Option<u64>,
     #[serde(borrow)]
     parts: Option<Vec<PartForm<'a>>>,
@@ -301,11 +304,11 @@ pub(super) fn server(message: &[u8]) -> Result<ServerMessage<'_>, DecodeError> {
     Ok(fields.assemble()?)
 }
 
-fn ack_row(row: (u64, u16, Option<u64>, u32, Option<u32>)) -> AckRow {
+fn ack_row(row: AckTuple) -> AckRow {
     let (id, partition, offset, records, index) = row;
     AckRow {
         id,
-        partition: anabranch_core::id::PartitionId::new(partition),
+        partition: PartitionId::new(partition),
         offset: offset.map(Offset::new),
         records,
         index,

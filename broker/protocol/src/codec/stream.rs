@@ -144,8 +144,8 @@ impl DeliverEncoder {
         self.parts += 1;
     }
 
-    /// Adds a part as records, those that pass the filter; nothing when none does. Returns how
-    /// many passed.
+    /// Adds a part as records, those that pass the filter and whose index in the frame is at least
+    /// `first`; nothing when none does. Returns how many passed.
     ///
     /// # Errors
     /// When the batch does not inflate or a record in it is malformed. The message is then as it
@@ -155,10 +155,11 @@ impl DeliverEncoder {
         part: &PartHead,
         batch: &Batch,
         keys: &KeyFilter<'_>,
+        first: u32,
     ) -> Result<usize, BatchError> {
         let before = self.out.len();
         let written = with_form!(self.codec, &mut self.out, |form| put_records(
-            form, part, batch, keys
+            form, part, batch, keys, first
         ));
         match written {
             Ok(1..) => self.parts += 1,
@@ -212,6 +213,7 @@ fn put_records(
     part: &PartHead,
     batch: &Batch,
     keys: &KeyFilter<'_>,
+    first: u32,
 ) -> Result<usize, BatchError> {
     let records = batch.records()?;
     part_head(form, part);
@@ -220,7 +222,7 @@ fn put_records(
     let mut count = 0;
     for record in records.iter() {
         let record = record?;
-        if keys.passes(record.key) {
+        if part.index.saturating_add(record.offset_delta) >= first && keys.passes(record.key) {
             let offset = part.offset.advance(u64::from(record.offset_delta));
             Fields::from(&record).put(form, Some(offset.get()));
             count += 1;
