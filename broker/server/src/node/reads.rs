@@ -7,7 +7,7 @@ use anabranch_core::id::{Dot, Position};
 use anabranch_core::stream::{MergeMode, StreamDefinition};
 use anabranch_core::vector::{Token, VersionVector};
 use anabranch_protocol::error::Code;
-use anabranch_storage::log::Filter;
+use anabranch_storage::log::{Chunk, Filter};
 use anabranch_storage::tables::{KeyRange, Page};
 use bytes::Bytes;
 
@@ -92,7 +92,7 @@ impl Running {
         let definition = self.stream(stream)?;
         let token = self.caught_up(at).await?;
         let value = match definition.merge {
-            MergeMode::Lww => self.tables.get(definition.id(), key)?,
+            MergeMode::Lww => self.get(&definition, key)?,
             MergeMode::Append => self.record(&definition, key).await?,
         };
         Ok(Read { value, token })
@@ -109,13 +109,84 @@ impl Running {
         let token = self.caught_up(at).await?;
         let running = Arc::clone(self);
         let read = move || match definition.merge {
-            MergeMode::Lww => Ok(running.tables.scan(definition.id(), &range)?),
+            MergeMode::Lww => running.scan(&definition, &range),
             MergeMode::Append => running.scan_records(&definition, &range),
         };
         let page = tokio::task::spawn_blocking(read)
             .await
             .map_err(|_| error::internal("reading rows panicked"))??;
         Ok(Read { value: page, token })
+    }
+
+    fn get(&self, definition: &StreamDefinition, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let value = self.tables.get(definition.id(), key);
+        value.map_err(|error| error::tables(&error))
+    }
+
+    fn scan(&self, definition: &StreamDefinition, range: &KeyRange) -> Result<Page, Error> {
+        let page = self.tables.scan(definition.id(), range);
+        page.map_err(|error| error::tables(&error))
+    }
+
+    /// Reads the log, as [`anabranch_storage::log::LogReader::read`] does.
+    pub(super) fn read_log(
+        &self,
+        from: Position,
+        filter: &Filter,
+        max_bytes: usize,
+    ) -> Result<Chunk, Error> {
+        let chunk = self.reader.read(from, filter, max_bytes);
+        chunk.map_err(|error| error::unreadable(&error))
+    }
+
+    pub(super) fn vector_before(&self, position: Position) -> Result<VersionVector, Error> {
+        let vector = self.reader.vector_before(position);
+        vector.map_err(|error| error::unreadable(&error))
+    }
+
+    fn locate(&self, dot: Dot) -> Result<Option<Position>, Error> {
+        let position = self.reader.locate(dot.origin, dot.sequence);
+        position.map_err(|error| error::unreadable(&error))
+    }
+
+    /// The rows of these keys that there are, at one moment, in the order of the keys.
+    pub(crate) async fn rows_by_key(
+        self: &Arc<Self>,
+        stream: &str,
+        keys: Vec<Bytes>,
+        at: &ReadAt,
+    ) -> Result<Read<Page>, Error> {
+        let definition = self.stream(stream)?;
+        let token = self.caught_up(at).await?;
+        let running = Arc::clone(self);
+        let read = move || running.look_up(&definition, keys);
+        let page = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|_| error::internal("reading rows panicked"))??;
+        Ok(Read { value: page, token })
+    }
+
+    fn look_up(&self, definition: &StreamDefinition, keys: Vec<Bytes>) -> Result<Page, Error> {
+        let (values, applied) = match definition.merge {
+            MergeMode::Lww => {
+                let id = definition.id();
+                let places: Vec<_> = keys.iter().map(|key| (id, key.clone())).collect();
+                self.tables.get_many(&places)?
+            }
+            MergeMode::Append => {
+                // What was appended never changes, so any moment does.
+                let dot = |key: &Bytes| std::str::from_utf8(key).ok()?.parse().ok();
+                let value = |key| dot(key).map_or(Ok(None), |dot| self.record_at(definition, dot));
+                let values: Result<_, Error> = keys.iter().map(value).collect();
+                (values?, self.tables.applied())
+            }
+        };
+        let rows = keys.into_iter().zip(values);
+        Ok(Page {
+            rows: rows.filter_map(|(key, value)| Some((key, value?))).collect(),
+            more: false,
+            applied,
+        })
     }
 
     async fn record(
@@ -133,11 +204,11 @@ impl Running {
     }
 
     fn record_at(&self, definition: &StreamDefinition, dot: Dot) -> Result<Option<Bytes>, Error> {
-        let Some(position) = self.reader.locate(dot.origin, dot.sequence)? else {
+        let Some(position) = self.locate(dot)? else {
             return Ok(None);
         };
         let filter = Filter::Stream(definition.id());
-        let chunk = self.reader.read(position, &filter, 1)?;
+        let chunk = self.read_log(position, &filter, 1)?;
         let Some(commit) = chunk.commits.first().filter(|c| c.position == position) else {
             return Ok(None);
         };
@@ -164,7 +235,7 @@ impl Running {
         };
         let mut bytes = 0;
         while position < end && !page.more {
-            let chunk = reader.read(position, &Filter::Stream(definition.id()), range.max_bytes)?;
+            let chunk = self.read_log(position, &Filter::Stream(definition.id()), range.max_bytes)?;
             for commit in &chunk.commits {
                 let skip = after.filter(|&(p, _)| p == commit.position).map(|(_, index)| index);
                 each_record(commit, definition, &mut |index, value| {
@@ -199,7 +270,7 @@ impl Running {
                 "after: the rows of an append stream are named by record ids, BROKER.EPOCH:SEQUENCE:INDEX",
             ));
         };
-        let position = self.reader.locate(dot.origin, dot.sequence)?;
+        let position = self.locate(dot)?;
         Ok(position.map(|position| (position, dot.index)))
     }
 }
