@@ -1,0 +1,240 @@
+//! Folds durable commits into the active image. One thread owns it.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anabranch_core::frame::Commit;
+use anabranch_core::lww::{self, Folded, Row};
+use parking_lot::RwLockWriteGuard;
+
+use super::error::TablesError;
+use super::image::Image;
+use super::plan::{Against, Opened, Part, Write, Writes, stability};
+use super::shared::{Shared, State};
+use super::store::Mark;
+use super::stream_map::StreamMap;
+use crate::durable::Durable;
+
+/// Writes folded under one lock, if the frames are small: whole frames up to about this many.
+/// Readers wait for as long as that takes, some 0.3 ms; what is touched ahead stays in the cache.
+const RUN_WRITES: u32 = 2048;
+
+/// The half that writes. Dropping it ends the flusher without flushing.
+pub struct Applier {
+    shared: Arc<Shared>,
+    mark: Mark,
+    streams: Arc<StreamMap>,
+    flusher: Option<JoinHandle<()>>,
+}
+
+impl Applier {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        streams: Arc<StreamMap>,
+        flusher: JoinHandle<()>,
+    ) -> Self {
+        let mark = shared.state.read().mark;
+        Self {
+            shared,
+            mark,
+            streams,
+            flusher: Some(flusher),
+        }
+    }
+
+    /// Folds commits. Each frame becomes visible as a whole, before the call returns. Waits for
+    /// the flusher when too many images are on their way to it.
+    ///
+    /// # Errors
+    /// When a batch does not read or the store fails. The rest of the run is not applied then,
+    /// and neither will anything else be.
+    ///
+    /// # Panics
+    /// When a commit was applied before.
+    pub fn apply(&mut self, run: &[Durable<Arc<Commit>>]) -> Result<(), TablesError> {
+        let mut rest = run;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(self.together(rest));
+            self.fold(now)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// How many of these commits to fold under one lock. One that defines streams stays alone:
+    /// what follows must be read with the streams that it leaves.
+    fn together(&self, run: &[Durable<Arc<Commit>>]) -> usize {
+        let mut writes = 0;
+        for (n, commit) in run.iter().enumerate() {
+            let mut parts = commit.header.parts.iter();
+            if parts.any(|part| part.stream == self.shared.system) {
+                return n.max(1);
+            }
+            writes += commit.header.record_count();
+            if writes >= RUN_WRITES {
+                return n + 1;
+            }
+        }
+        run.len()
+    }
+
+    fn fold(&mut self, run: &[Durable<Arc<Commit>>]) -> Result<(), TablesError> {
+        let streams = Arc::clone(&self.streams);
+        let opened = Opened::of(run, self.mark, streams, &self.shared)?;
+        let writes = opened.writes(self.shared.hasher)?;
+        let is_full = loop {
+            if let Some(is_full) = self.try_fold(&opened, &writes)? {
+                break is_full;
+            }
+        };
+        self.mark = opened.mark;
+        self.streams = opened.streams;
+        if is_full {
+            drop(self.shared.freeze()?);
+        }
+        Ok(())
+    }
+
+    /// Folds a run and tells whether the image is full. `None` when a reader froze the image
+    /// between the look at it and the lock: look again.
+    fn try_fold(&self, opened: &Opened, writes: &Writes<'_>) -> Result<Option<bool>, TablesError> {
+        let shared = &*self.shared;
+        let ahead = Ahead::of(shared, opened, writes)?;
+        let mut state = shared.state.write();
+        if state.freezes != ahead.freezes {
+            return Ok(None);
+        }
+        let active = &mut state.active;
+        if let Some(slots) = ahead.slots {
+            active.adopt(slots);
+        }
+        let mut from = 0;
+        for (part, &end) in opened.parts.iter().zip(&writes.ends) {
+            fold_part(active, part, writes, from..end, &ahead.below);
+            from = end;
+        }
+        active.folded += writes.writes.len();
+        active.log_bytes += opened.log_bytes;
+        let is_full = self.is_full(active);
+        self.publish(state, opened);
+        Ok(Some(is_full))
+    }
+
+    fn publish(&self, mut state: RwLockWriteGuard<'_, State>, opened: &Opened) {
+        if !Arc::ptr_eq(&self.streams, &opened.streams) {
+            self.shared.streams.store(Arc::clone(&opened.streams));
+        }
+        self.shared.publish(&mut state, opened.mark);
+        // Under load the lock is wanted again at once; readers must not starve.
+        RwLockWriteGuard::unlock_fair(state);
+    }
+
+    fn is_full(&self, image: &Image) -> bool {
+        let options = &self.shared.options;
+        image.folded >= options.image_rows
+            || image.bytes() >= options.image_bytes
+            || image.log_bytes >= options.log_bytes
+    }
+
+    /// Writes everything applied so far into the store and waits for it. For an orderly end, and
+    /// for giving memory back when nothing has come for a while.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn flush(&mut self) -> Result<(), TablesError> {
+        if self.shared.state.read().active.log_bytes > 0 {
+            drop(self.shared.freeze()?);
+        }
+        self.shared.drain()
+    }
+}
+
+impl Drop for Applier {
+    fn drop(&mut self) {
+        self.shared.stop();
+        if self
+            .flusher
+            .take()
+            .is_some_and(|flusher| flusher.join().is_err())
+        {
+            tracing::error!("the flusher of the tables panicked");
+        }
+    }
+}
+
+/// What is found out about the image before it is locked for writing.
+struct Ahead {
+    freezes: u64,
+    /// Larger slots, if the writes might not fit.
+    slots: Option<super::image::Slots>,
+    /// Rows below the active image, for the writes that have to be compared; else empty.
+    below: Vec<Option<Vec<u8>>>,
+}
+
+impl Ahead {
+    fn of(shared: &Shared, opened: &Opened, writes: &Writes<'_>) -> Result<Self, TablesError> {
+        let state = shared.state.read();
+        let freezes = state.freezes;
+        let slots = state.active.slots_for(writes.writes.len());
+        drop(state);
+        let mut below = Vec::new();
+        if opened.parts.iter().any(|part| part.against == Against::Any) {
+            for (write, &hash) in writes.writes.iter().zip(&writes.hashes) {
+                let row = shared.stored_below(hash, write.key)?;
+                row.as_deref().map(|row| shared.row(row)).transpose()?;
+                below.push(row);
+            }
+        }
+        Ok(Self {
+            freezes,
+            slots,
+            below,
+        })
+    }
+}
+
+/// Folds the writes of one part.
+fn fold_part(
+    active: &mut Image,
+    part: &Part,
+    writes: &Writes<'_>,
+    range: std::ops::Range<usize>,
+    below: &[Option<Vec<u8>>],
+) {
+    /// Writes touched ahead: what they look at stays in the second-level cache.
+    const TOUCHED: usize = 1024;
+    for from in range.clone().step_by(TOUCHED) {
+        let to = range.end.min(from + TOUCHED);
+        let hashes = &writes.hashes[from..to];
+        active.touch(hashes);
+        for (n, write) in writes.writes[from..to].iter().enumerate() {
+            let held = match part.against {
+                Against::Older => None,
+                Against::Any => held(active, hashes[n], write, below.get(from + n)),
+            };
+            match lww::fold(held, write.value, part.stamp(write), stability()) {
+                Folded::Unchanged => {}
+                Folded::Store(row) => active.put(hashes[n], write.key, Some(row)),
+                Folded::Remove => active.put(hashes[n], write.key, None),
+            }
+        }
+    }
+    for &stream in &part.dropped {
+        active.drop_stream(stream);
+    }
+}
+
+/// The row that a write has to be compared with.
+fn held<'a>(
+    active: &'a Image,
+    hash: super::image::Hash,
+    write: &Write<'_>,
+    below: Option<&'a Option<Vec<u8>>>,
+) -> Option<Row<'a>> {
+    let stored = match active.find(hash, write.key) {
+        Some(entry) => entry.stored,
+        None if active.drops(write.key.stream) => None,
+        None => below.and_then(Option::as_deref),
+    };
+    stored.map(|row| Row::decode(row).expect("images hold what was encoded or checked before"))
+}

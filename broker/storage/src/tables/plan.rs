@@ -1,0 +1,262 @@
+//! What a run of commits will do to the rows, found out before anything is locked.
+
+use std::sync::Arc;
+
+use anabranch_core::batch::{Batch, BatchError, Record, Records};
+use anabranch_core::frame::{Commit, CommitPart};
+use anabranch_core::id::{Position, StreamId};
+use anabranch_core::lww::{self, Folded, Row, Stability, Stamp};
+use anabranch_core::stream::MergeMode;
+use hashbrown::HashMap;
+
+use super::error::TablesError;
+use super::image::{Hash, Hasher};
+use super::key::RowKey;
+use super::shared::Shared;
+use super::store::Mark;
+use super::stream_map::{StreamMap, read_definition, read_name};
+use crate::durable::Durable;
+
+/// Whether every member has applied what is being folded. One broker has no one to wait for;
+/// with several, this is where the stable vector comes in.
+pub(super) const fn stability() -> Stability {
+    Stability::Stable
+}
+
+/// How the writes of a part compare with everything folded before them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Against {
+    /// Stamped later than all of it: each wins, and the held row need not be looked at.
+    Older,
+    /// Perhaps stamped before a row that is held.
+    Any,
+}
+
+/// The records of one part of a commit, opened.
+pub(super) struct Part {
+    stream: StreamId,
+    position: Position,
+    records: Records,
+    /// Stamp of the record whose offset delta is 0.
+    first: Stamp,
+    pub(super) against: Against,
+    /// Streams that cease to exist with this part.
+    pub(super) dropped: Vec<StreamId>,
+}
+
+/// One write.
+pub(super) struct Write<'a> {
+    pub(super) key: RowKey<'a>,
+    /// `None` for a delete.
+    pub(super) value: Option<&'a [u8]>,
+    offset_delta: u32,
+}
+
+/// Writes in the order of the log, their hashes beside them.
+#[derive(Default)]
+pub(super) struct Writes<'a> {
+    pub(super) writes: Vec<Write<'a>>,
+    pub(super) hashes: Vec<Hash>,
+    /// Where the writes of each part end.
+    pub(super) ends: Vec<usize>,
+}
+
+impl Part {
+    /// The stamp of one of its writes.
+    pub(super) fn stamp(&self, write: &Write<'_>) -> Stamp {
+        stamp_of(self.first, write.offset_delta)
+    }
+
+    fn records(&self) -> impl Iterator<Item = Result<(&[u8], Record<'_>), TablesError>> {
+        self.records.iter().map(|record| {
+            let record = record.map_err(|source| self.malformed(source))?;
+            let missing = TablesError::KeyMissing {
+                position: self.position,
+                stream: self.stream,
+            };
+            Ok((record.key.ok_or(missing)?, record))
+        })
+    }
+
+    fn malformed(&self, source: BatchError) -> TablesError {
+        TablesError::Batch {
+            position: self.position,
+            stream: self.stream,
+            source,
+        }
+    }
+
+    fn add_writes<'a>(&'a self, hasher: Hasher, into: &mut Writes<'a>) -> Result<(), TablesError> {
+        for record in self.records() {
+            let (key, record) = record?;
+            let key = RowKey::new(self.stream, key);
+            into.hashes.push(hasher.hash(key));
+            into.writes.push(Write {
+                key,
+                value: written(&record),
+                offset_delta: record.offset_delta,
+            });
+        }
+        into.ends.push(into.writes.len());
+        Ok(())
+    }
+}
+
+fn written<'a>(record: &Record<'a>) -> Option<&'a [u8]> {
+    record.value.filter(|_| !record.is_delete())
+}
+
+fn stamp_of(first: Stamp, offset_delta: u32) -> Stamp {
+    Stamp {
+        timestamp: first.timestamp.of_record(offset_delta),
+        ..first
+    }
+}
+
+/// A run of commits, opened: batches inflated, definitions folded.
+pub(super) struct Opened {
+    pub(super) parts: Vec<Part>,
+    /// What the tables are at after the run.
+    pub(super) mark: Mark,
+    /// All streams after the run.
+    pub(super) streams: Arc<StreamMap>,
+    pub(super) log_bytes: u64,
+}
+
+impl Opened {
+    /// A run that follows `mark`. If one of its commits defines streams, it must be the only one.
+    pub(super) fn of(
+        run: &[Durable<Arc<Commit>>],
+        mark: Mark,
+        streams: Arc<StreamMap>,
+        shared: &Shared,
+    ) -> Result<Self, TablesError> {
+        let mut opened = Self {
+            parts: Vec::with_capacity(run.len()),
+            mark,
+            streams,
+            log_bytes: 0,
+        };
+        for commit in run {
+            opened.add(commit, shared)?;
+        }
+        Ok(opened)
+    }
+
+    fn add(&mut self, commit: &Commit, shared: &Shared) -> Result<(), TablesError> {
+        let mark = &mut self.mark;
+        assert!(
+            commit.position >= mark.applied,
+            "entry {} came again; the next one is {}",
+            commit.position,
+            mark.applied
+        );
+        let origin = commit.header.origin;
+        let stamp = |timestamp| Stamp { timestamp, origin };
+        let first = stamp(commit.header.timestamp);
+        let against = match first > mark.newest {
+            true => Against::Older,
+            false => Against::Any,
+        };
+        mark.applied = commit.position.next();
+        mark.newest = mark.newest.max(stamp(commit.header.last_timestamp()));
+        self.log_bytes += commit.size() as u64;
+        let mut definitions = Definitions::default();
+        for part in &commit.parts {
+            let Some(mut part) = self.open(part, commit.position, first, against)? else {
+                continue;
+            };
+            if part.stream == shared.system {
+                part.dropped = definitions.fold(&part, &mut self.streams, shared)?;
+            }
+            self.parts.push(part);
+        }
+        Ok(())
+    }
+
+    /// `None` when the part leaves no rows: its stream has none or is gone, or its records are.
+    fn open(
+        &self,
+        part: &CommitPart,
+        position: Position,
+        frame: Stamp,
+        against: Against,
+    ) -> Result<Option<Part>, TablesError> {
+        let stream = part.header.stream;
+        let Some(definition) = self.streams.get(stream) else {
+            return Ok(None);
+        };
+        let batch = match (definition.merge, &part.batch) {
+            (MergeMode::Lww, Some(batch)) => batch,
+            (MergeMode::Append, _) | (_, None) => return Ok(None),
+        };
+        let records = Batch::records(batch).map_err(|source| TablesError::Batch {
+            position,
+            stream,
+            source,
+        })?;
+        Ok(Some(Part {
+            stream,
+            position,
+            records,
+            first: stamp_of(frame, part.first_index),
+            against,
+            dropped: Vec::new(),
+        }))
+    }
+
+    /// All writes of the run.
+    pub(super) fn writes(&self, hasher: Hasher) -> Result<Writes<'_>, TablesError> {
+        let mut writes = Writes::default();
+        for part in &self.parts {
+            part.add_writes(hasher, &mut writes)?;
+        }
+        Ok(writes)
+    }
+}
+
+/// Rows of the system stream as a commit leaves them, ahead of the tables.
+#[derive(Default)]
+struct Definitions {
+    held: HashMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+impl Definitions {
+    /// Folds a part of the system stream into the map; gives the streams that are gone.
+    fn fold(
+        &mut self,
+        part: &Part,
+        streams: &mut Arc<StreamMap>,
+        shared: &Shared,
+    ) -> Result<Vec<StreamId>, TablesError> {
+        let mut dropped = Vec::new();
+        for record in part.records() {
+            let (key, record) = record?;
+            let stamp = stamp_of(part.first, record.offset_delta);
+            let held = match self.held.get(key) {
+                Some(held) => held.clone(),
+                None => shared.stored(RowKey::new(part.stream, key))?,
+            };
+            let held = held.as_deref().map(|row| shared.row(row)).transpose()?;
+            let folded = lww::fold(held, written(&record), stamp, stability());
+            let row = match folded {
+                Folded::Unchanged => continue,
+                Folded::Store(row) => Some(row),
+                Folded::Remove => None,
+            };
+            self.held.insert(key.to_vec(), row.map(encoded));
+            let streams = Arc::make_mut(streams);
+            match row.and_then(|row| row.value) {
+                Some(value) => streams.insert(read_definition(key, value)?),
+                None => dropped.extend(streams.remove(&read_name(key)?)),
+            }
+        }
+        Ok(dropped)
+    }
+}
+
+fn encoded(row: Row<'_>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(row.stored_len());
+    row.encode(&mut bytes);
+    bytes
+}

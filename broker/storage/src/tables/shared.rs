@@ -1,0 +1,277 @@
+//! What the applier, the flusher and all readers share.
+//!
+//! Order of locks: `freezing`, then `state`, then `queue`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anabranch_core::id::{Position, StreamId};
+use anabranch_core::lww::Row;
+use anabranch_core::stream::StreamDefinition;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, RwLock, RwLockWriteGuard};
+
+use super::TablesOptions;
+use super::arena::At;
+use super::error::TablesError;
+use super::image::{Hash, Hasher, Image};
+use super::key::RowKey;
+use super::store::{Mark, Store};
+use super::stream_map::StreamMap;
+
+/// An image that no longer changes and is on its way into the store.
+pub(super) struct Frozen {
+    pub(super) image: Image,
+    pub(super) mark: Mark,
+    order: OnceLock<Vec<At>>,
+}
+
+impl Frozen {
+    /// Its entries in the order of their keys; sorted by whoever asks first.
+    pub(super) fn order(&self) -> &[At] {
+        self.order.get_or_init(|| self.image.sorted())
+    }
+}
+
+/// Everything above the store.
+pub(super) struct State {
+    pub(super) active: Image,
+    /// The newest first.
+    pub(super) frozen: VecDeque<Arc<Frozen>>,
+    pub(super) mark: Mark,
+    /// How often an image was frozen: whoever looked before the last time looks again.
+    pub(super) freezes: u64,
+}
+
+/// What the images say about a row.
+pub(super) enum Found<'a> {
+    /// Stored like this.
+    Row(&'a [u8]),
+    /// Not there.
+    Gone,
+    /// Nothing: ask the store.
+    Below,
+}
+
+impl State {
+    #[inline]
+    pub(super) fn find(&self, hash: Hash, key: RowKey<'_>) -> Found<'_> {
+        let frozen = self.frozen.iter().map(|frozen| &frozen.image);
+        find_in(std::iter::once(&self.active).chain(frozen), hash, key)
+    }
+
+    /// As [`State::find`], leaving out the active image.
+    pub(super) fn find_frozen(&self, hash: Hash, key: RowKey<'_>) -> Found<'_> {
+        find_in(self.frozen.iter().map(|frozen| &frozen.image), hash, key)
+    }
+}
+
+#[inline]
+fn find_in<'a>(images: impl Iterator<Item = &'a Image>, hash: Hash, key: RowKey<'_>) -> Found<'a> {
+    for image in images {
+        if let Some(entry) = image.find(hash, key) {
+            return entry.stored.map_or(Found::Gone, Found::Row);
+        }
+        if image.drops(key.stream) {
+            return Found::Gone;
+        }
+    }
+    Found::Below
+}
+
+/// Work for the flusher, the oldest first.
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Arc<Frozen>>,
+    stopped: bool,
+    failed: Option<TablesError>,
+    flushes: u64,
+    rows: u64,
+}
+
+pub(super) struct Shared {
+    pub(super) options: TablesOptions,
+    pub(super) store: Store,
+    pub(super) hasher: Hasher,
+    /// The stream whose rows define streams.
+    pub(super) system: StreamId,
+    pub(super) state: RwLock<State>,
+    pub(super) streams: ArcSwap<StreamMap>,
+    /// Copy of the state's position, for those who only want to know it.
+    applied: AtomicU64,
+    freezing: Mutex<()>,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+impl Shared {
+    pub(super) fn new(
+        options: TablesOptions,
+        store: Store,
+        mark: Mark,
+        streams: StreamMap,
+    ) -> Self {
+        Self {
+            options,
+            store,
+            hasher: Hasher::random(),
+            system: StreamDefinition::system().id(),
+            state: RwLock::new(State {
+                active: Image::for_rows(0),
+                frozen: VecDeque::new(),
+                mark,
+                freezes: 0,
+            }),
+            streams: ArcSwap::from_pointee(streams),
+            applied: AtomicU64::new(mark.applied.get()),
+            freezing: Mutex::new(()),
+            queue: Mutex::new(Queue::default()),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(super) fn applied(&self) -> Position {
+        Position::new(self.applied.load(Ordering::Acquire))
+    }
+
+    /// Publishes a position. Called under the write lock, after the rows up to it.
+    pub(super) fn publish(&self, state: &mut State, mark: Mark) {
+        state.mark = mark;
+        self.applied.store(mark.applied.get(), Ordering::Release);
+    }
+
+    /// The value of a row.
+    pub(super) fn value(&self, key: RowKey<'_>) -> Result<Option<Bytes>, TablesError> {
+        let hash = self.hasher.hash(key);
+        match self.state.read().find(hash, key) {
+            Found::Row(stored) => return self.decode(stored),
+            Found::Gone => return Ok(None),
+            Found::Below => {}
+        }
+        self.store.get(&key.to_vec(), |row| match row {
+            Some(stored) => self.decode(stored),
+            None => Ok(None),
+        })?
+    }
+
+    /// The stored form of a row.
+    pub(super) fn stored(&self, key: RowKey<'_>) -> Result<Option<Vec<u8>>, TablesError> {
+        let hash = self.hasher.hash(key);
+        if let Some(entry) = self.state.read().active.find(hash, key) {
+            return Ok(entry.stored.map(<[u8]>::to_vec));
+        }
+        self.stored_below(hash, key)
+    }
+
+    /// The stored form of a row as it is below the active image.
+    pub(super) fn stored_below(
+        &self,
+        hash: Hash,
+        key: RowKey<'_>,
+    ) -> Result<Option<Vec<u8>>, TablesError> {
+        match self.state.read().find_frozen(hash, key) {
+            Found::Row(stored) => return Ok(Some(stored.to_vec())),
+            Found::Gone => return Ok(None),
+            Found::Below => {}
+        }
+        self.store.get(&key.to_vec(), |row| row.map(<[u8]>::to_vec))
+    }
+
+    /// The value in a stored row.
+    pub(super) fn decode(&self, stored: &[u8]) -> Result<Option<Bytes>, TablesError> {
+        Ok(self.row(stored)?.value.map(Bytes::copy_from_slice))
+    }
+
+    pub(super) fn row<'a>(&self, stored: &'a [u8]) -> Result<Row<'a>, TablesError> {
+        Row::decode(stored).map_err(|_| self.store.damage("a row does not read"))
+    }
+
+    /// Hands the active image to the flusher and begins another. Waits while too many are on
+    /// their way, so that memory stays bounded; never with the state locked.
+    ///
+    /// # Errors
+    /// With what stopped the flusher.
+    pub(super) fn freeze(&self) -> Result<RwLockWriteGuard<'_, State>, TablesError> {
+        let _one_at_a_time = self.freezing.lock();
+        self.wait_until(|queue| queue.waiting.len() < self.options.frozen_images.max(1))?;
+        let mut state = self.state.write();
+        let rows = state.active.len();
+        let image = std::mem::replace(&mut state.active, Image::for_rows(rows));
+        let frozen = Arc::new(Frozen {
+            image,
+            mark: state.mark,
+            order: OnceLock::new(),
+        });
+        state.frozen.push_front(Arc::clone(&frozen));
+        state.freezes += 1;
+        self.queue.lock().waiting.push_back(frozen);
+        self.changed.notify_all();
+        Ok(state)
+    }
+
+    /// Waits until all frozen images are in the store.
+    ///
+    /// # Errors
+    /// With what stopped the flusher.
+    pub(super) fn drain(&self) -> Result<(), TablesError> {
+        self.wait_until(|queue| queue.waiting.is_empty())
+    }
+
+    fn wait_until(&self, done: impl Fn(&Queue) -> bool) -> Result<(), TablesError> {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(error) = &queue.failed {
+                return Err(error.clone());
+            }
+            // Without a flusher nothing will change, but nothing will be applied either.
+            if done(&queue) || queue.stopped {
+                return Ok(());
+            }
+            self.changed.wait(&mut queue);
+        }
+    }
+
+    /// The oldest image to flush; waits for one. `None` when there is nothing more to do.
+    pub(super) fn next_to_flush(&self) -> Option<Arc<Frozen>> {
+        let mut queue = self.queue.lock();
+        loop {
+            if queue.stopped {
+                return None;
+            }
+            if let Some(frozen) = queue.waiting.front() {
+                return Some(Arc::clone(frozen));
+            }
+            self.changed.wait(&mut queue);
+        }
+    }
+
+    /// Forgets the oldest image, which is in the store now.
+    pub(super) fn flushed(&self) {
+        let gone = self.state.write().frozen.pop_back();
+        let mut queue = self.queue.lock();
+        queue.waiting.pop_front();
+        queue.flushes += 1;
+        queue.rows += gone.map_or(0, |frozen| frozen.image.len() as u64);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn flush_failed(&self, error: TablesError) {
+        self.queue.lock().failed = Some(error);
+        self.changed.notify_all();
+    }
+
+    /// Tells the flusher to end after what it is doing.
+    pub(super) fn stop(&self) {
+        self.queue.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Flushes so far and the rows in them.
+    pub(super) fn flushes(&self) -> (u64, u64) {
+        let queue = self.queue.lock();
+        (queue.flushes, queue.rows)
+    }
+}

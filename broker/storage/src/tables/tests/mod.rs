@@ -1,0 +1,24 @@
+//! Tables against a naive fold of the same commits.
+
+mod crash;
+mod differential;
+mod history;
+mod model;
+mod reading;
+
+use std::path::Path;
+
+use super::*;
+
+/// Images so small that a few hundred writes freeze several.
+fn small() -> TablesOptions {
+    TablesOptions {
+        image_bytes: 16 << 10,
+        image_rows: 150,
+        ..TablesOptions::default()
+    }
+}
+
+fn open(dir: &Path) -> (Tables, Applier) {
+    Tables::open(dir, small()).unwrap()
+}

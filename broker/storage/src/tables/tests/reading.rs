@@ -1,0 +1,273 @@
+//! What readers see while frames are applied.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anabranch_core::batch::{BatchBuilder, Compression, NewRecord};
+use anabranch_core::id::{Position, StreamId};
+use anabranch_core::stream::MergeMode;
+use bytes::Bytes;
+
+use super::super::{Applier, KeyRange, Tables, TablesError, TablesOptions};
+use super::history::{History, batch, id};
+use super::model::Frame;
+use super::{open, small};
+
+const ROWS: u32 = 500;
+
+fn key(n: u32) -> Bytes {
+    Bytes::copy_from_slice(&n.to_be_bytes())
+}
+
+/// A frame of several parts that sets every row to the same value.
+fn everywhere(history: &mut History, value: u64) -> Frame {
+    let value = value.to_be_bytes();
+    let part = |from: u32| {
+        let keys: Vec<_> = (from..ROWS).step_by(3).map(key).collect();
+        let writes: Vec<_> = keys.iter().map(|k| (&k[..], Some(&value[..]))).collect();
+        (id("t"), batch(&writes, Compression::None))
+    };
+    history.frame((0..3).map(part).collect())
+}
+
+/// Applies such frames while `read` runs again and again.
+fn while_applying(read: impl Fn(&Tables) + Sync) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = TablesOptions {
+        image_rows: 4_000,
+        ..TablesOptions::default()
+    };
+    let (tables, mut applier) = Tables::open(dir.path(), options).unwrap();
+    let mut history = History::of(1);
+    let created = history.create("t", MergeMode::Lww);
+    let first = everywhere(&mut history, 0);
+    applier.apply(&[created, first]).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    read(&tables);
+                }
+            });
+        }
+        for value in 1..200 {
+            let run: Vec<_> = (0..3).map(|_| everywhere(&mut history, value)).collect();
+            applier.apply(&run).unwrap();
+        }
+        done.store(true, Ordering::Release);
+    });
+    assert!(tables.stats().flushes > 10);
+}
+
+fn assert_uniform<'a>(values: impl Iterator<Item = &'a Bytes>) {
+    let values: Vec<_> = values.collect();
+    assert_eq!(values.len(), ROWS as usize);
+    assert!(values.iter().all(|value| *value == values[0]));
+}
+
+#[test]
+fn a_frame_becomes_visible_as_a_whole_to_gets() {
+    let keys: Vec<_> = (0..ROWS).map(|n| (id("t"), key(n))).collect();
+    while_applying(|tables| {
+        let before = tables.applied();
+        let (values, applied) = tables.get_many(&keys).unwrap();
+        assert!(applied >= before);
+        assert_uniform(values.iter().map(|value| value.as_ref().unwrap()));
+    });
+}
+
+#[test]
+fn a_snapshot_is_of_one_moment() {
+    while_applying(|tables| {
+        let before = tables.applied();
+        let mut rows = Vec::new();
+        let each = &mut |page: super::super::Page| {
+            rows.extend(page.rows);
+            ControlFlow::Continue(())
+        };
+        assert!(tables.snapshot(id("t"), b"", each).unwrap() >= before);
+        assert_uniform(rows.iter().map(|(_, value)| value));
+    });
+}
+
+#[test]
+fn a_scan_is_of_one_moment() {
+    let range = KeyRange {
+        prefix: Bytes::new(),
+        after: None,
+        limit: ROWS as usize,
+        max_bytes: usize::MAX,
+    };
+    while_applying(|tables| {
+        let page = tables.scan(id("t"), &range).unwrap();
+        assert!(!page.more);
+        assert_uniform(page.rows.iter().map(|(_, value)| value));
+    });
+}
+
+fn table(dir: &std::path::Path) -> (Tables, Applier, History) {
+    let (tables, mut applier) = open(dir);
+    let mut history = History::of(1);
+    applier
+        .apply(&[history.create("t", MergeMode::Lww)])
+        .unwrap();
+    (tables, applier, history)
+}
+
+#[test]
+fn a_large_image_is_frozen_by_a_reader_and_read_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tables, mut applier) = Tables::open(dir.path(), TablesOptions::default()).unwrap();
+    let mut history = History::of(1);
+    applier
+        .apply(&[history.create("t", MergeMode::Lww)])
+        .unwrap();
+    let keys: Vec<_> = (0..100_000u32).rev().map(key).collect();
+    for keys in keys.chunks(5_000) {
+        let writes: Vec<_> = keys.iter().map(|k| (&k[..], Some(&k[..]))).collect();
+        applier.apply(&[history.put("t", &writes)]).unwrap();
+    }
+    let range = KeyRange {
+        prefix: Bytes::new(),
+        after: Some(key(50_000)),
+        limit: 10,
+        max_bytes: usize::MAX,
+    };
+    let page = tables.scan(id("t"), &range).unwrap();
+    let expected: Vec<_> = (50_001..50_011).map(|n| (key(n), key(n))).collect();
+    assert_eq!((page.rows, page.more), (expected, true));
+    assert_eq!(tables.stats().image_rows, 0);
+    // Without the applier nobody flushes, but reading goes on.
+    drop(applier);
+    let mut count = 0;
+    let each = &mut |page: super::super::Page| {
+        count += page.rows.len();
+        ControlFlow::Continue(())
+    };
+    tables.snapshot(id("t"), b"", each).unwrap();
+    assert_eq!(count, keys.len());
+}
+
+#[test]
+fn a_snapshot_can_be_broken_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tables, mut applier, mut history) = table(dir.path());
+    let keys: Vec<_> = (0..5_000u32).map(key).collect();
+    let writes: Vec<_> = keys.iter().map(|k| (&k[..], Some(&k[..]))).collect();
+    applier.apply(&[history.put("t", &writes)]).unwrap();
+    let mut pages = 0;
+    let each = &mut |page: super::super::Page| {
+        assert!(page.more);
+        pages += 1;
+        ControlFlow::Break(())
+    };
+    tables.snapshot(id("t"), b"", each).unwrap();
+    assert_eq!(pages, 1);
+}
+
+#[test]
+fn the_position_advances_over_what_leaves_no_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tables, mut applier, mut history) = table(dir.path());
+    applier
+        .apply(&[
+            history.create("events", MergeMode::Append),
+            history.put("events", &[(b"k", Some(b"v"))]),
+            history.put("nobody", &[(b"k", Some(b"v"))]),
+        ])
+        .unwrap();
+    assert_eq!(tables.applied(), Position::new(4));
+    for stream in ["events", "nobody"] {
+        assert_eq!(tables.get(id(stream), b"k").unwrap(), None);
+    }
+    applier.flush().unwrap();
+    drop((tables, applier));
+    let (tables, _applier) = open(dir.path());
+    assert_eq!(tables.applied(), Position::new(4));
+    assert_eq!(tables.streams().len(), 3);
+}
+
+#[test]
+fn a_stream_that_comes_again_has_none_of_its_old_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tables, mut applier, mut history) = table(dir.path());
+    for flush in [false, true, false] {
+        applier
+            .apply(&[history.put("t", &[(b"old", Some(b"v"))])])
+            .unwrap();
+        if flush {
+            applier.flush().unwrap();
+        }
+        applier.apply(&[history.delete("t")]).unwrap();
+        assert!(tables.streams().by_name("t").is_none());
+        applier
+            .apply(&[
+                history.create("t", MergeMode::Lww),
+                history.put("t", &[(b"new", Some(b"v"))]),
+            ])
+            .unwrap();
+        for _ in 0..2 {
+            assert_eq!(tables.get(id("t"), b"old").unwrap(), None);
+            assert!(tables.get(id("t"), b"new").unwrap().is_some());
+            applier.flush().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_record_without_a_key_is_an_error_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tables, mut applier, mut history) = table(dir.path());
+    let mut builder = BatchBuilder::default();
+    for key in [Some(&b"k"[..]), None] {
+        let record = NewRecord {
+            key,
+            value: Some(b"v"),
+            ..NewRecord::default()
+        };
+        builder.push(&record).unwrap();
+    }
+    let frame = history.frame(vec![(id("t"), builder.finish(None).unwrap())]);
+    let error = applier.apply(&[frame]).unwrap_err();
+    assert!(matches!(error, TablesError::KeyMissing { position, .. } if position.get() == 1));
+    assert_eq!(tables.get(id("t"), b"k").unwrap(), None);
+    assert_eq!(tables.applied(), Position::new(1));
+}
+
+#[test]
+fn the_log_alone_makes_an_image_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = TablesOptions {
+        log_bytes: 10_000,
+        ..small()
+    };
+    let (tables, mut applier) = Tables::open(dir.path(), options).unwrap();
+    let mut history = History::of(1);
+    for _ in 0..10 {
+        let frame = history.put("nobody", &[(b"k", Some(&[0; 2_000]))]);
+        applier.apply(&[frame]).unwrap();
+    }
+    applier.flush().unwrap();
+    assert!(tables.stats().flushes >= 2);
+    assert_eq!(tables.applied(), Position::new(10));
+}
+
+#[test]
+fn values_of_megabytes_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tables, mut applier, mut history) = table(dir.path());
+    let stream: StreamId = id("t");
+    for length in [4 << 20, 10, (1 << 20) - 40, 3 << 20] {
+        let value = vec![7; length];
+        applier
+            .apply(&[history.put("t", &[(b"k", Some(&value)), (b"l", Some(b"v"))])])
+            .unwrap();
+        assert_eq!(tables.get(stream, b"k").unwrap().unwrap(), value);
+        assert_eq!(tables.get(stream, b"l").unwrap().unwrap(), &b"v"[..]);
+        let each = &mut |_: StreamId, key: &[u8], stored: &[u8]| {
+            assert!(key != b"k" || stored.len() == length + 1);
+        };
+        tables.each_row(each).unwrap();
+    }
+}
