@@ -7,10 +7,9 @@ use anabranch_protocol::error::Code;
 use axum::Router;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use metrics::{Gauge, counter, describe_gauge, gauge};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::Service;
 use tracing::{debug, warn};
 
@@ -29,7 +28,8 @@ pub(crate) struct Connections {
     slots: Arc<Semaphore>,
     reserved: Arc<Semaphore>,
     limit: usize,
-    graceful: parking_lot::Mutex<Option<GracefulShutdown>>,
+    /// True once connections are to end.
+    draining: watch::Sender<bool>,
     open: Gauge,
 }
 
@@ -42,7 +42,7 @@ impl Connections {
             slots: Arc::new(Semaphore::new(limits.connections)),
             reserved: Arc::new(Semaphore::new(RESERVED)),
             limit: limits.connections,
-            graceful: parking_lot::Mutex::new(Some(GracefulShutdown::new())),
+            draining: watch::Sender::new(false),
             open: gauge!("anabranch_connections"),
         })
     }
@@ -99,13 +99,22 @@ impl Connections {
         let connection = builder
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        let watched = match &*self.graceful.lock() {
-            Some(graceful) => graceful.watch(connection),
-            None => return,
-        };
+        let mut draining = self.draining.subscribe();
         tokio::spawn(async move {
             open.increment(1);
-            if let Err(error) = watched.await {
+            tokio::pin!(connection);
+            let asked_to_end = async move {
+                // The sender lives as long as the listener; when it is gone, it is time to end.
+                let _ = draining.wait_for(|draining| *draining).await;
+            };
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = asked_to_end => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 debug!(%error, "a connection ended badly");
             }
             open.decrement(1);
@@ -115,13 +124,10 @@ impl Connections {
 
     /// Lets connections finish what they are answering, for at most this long.
     pub(crate) async fn drain(&self, budget: Duration) {
-        let Some(graceful) = self.graceful.lock().take() else {
-            return;
-        };
-        if tokio::time::timeout(budget, graceful.shutdown())
-            .await
-            .is_err()
-        {
+        self.draining.send_replace(true);
+        let all = u32::try_from(self.limit).unwrap_or(u32::MAX);
+        let ended = tokio::time::timeout(budget, self.slots.acquire_many(all)).await;
+        if ended.is_err() {
             warn!("some connections did not end in time and are cut");
         }
     }

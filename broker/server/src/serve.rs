@@ -36,7 +36,7 @@ pub(crate) enum ServeError {
         error: std::io::Error,
     },
     /// The data directory, the log or the tables.
-    #[error("{}{0}", start_code(.0))]
+    #[error("{code}{0}", code = start_code(.0))]
     Start(#[from] StartError),
     /// The metrics recorder.
     #[error("metrics cannot be recorded: {0}")]

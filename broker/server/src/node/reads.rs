@@ -171,7 +171,9 @@ impl Running {
             MergeMode::Lww => {
                 let id = definition.id();
                 let places: Vec<_> = keys.iter().map(|key| (id, key.clone())).collect();
-                self.tables.get_many(&places)?
+                self.tables
+                    .get_many(&places)
+                    .map_err(|error| error::tables(&error))?
             }
             MergeMode::Append => {
                 // What was appended never changes, so any moment does.

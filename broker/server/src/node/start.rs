@@ -79,8 +79,12 @@ fn open_log(node: &Node, data_dir: &DataDir, config: &Config) -> Result<Opened, 
         node.phase
             .send_replace(Phase::Starting(format!("reading the log: {progress}")));
     };
-    let disk = Arc::new(RealDisk);
-    let opened = Log::open(disk, data_dir, options, &mut progress)?;
+    let opened = Log::open(
+        Arc::new(RealDisk),
+        data_dir,
+        options,
+        &mut progress,
+    )?;
     let recovery = &opened.recovery;
     if recovery.is_clean() {
         info!(%recovery, "log opened");
@@ -97,15 +101,15 @@ fn open_tables(
     config: &Config,
     reader: &LogReader,
 ) -> Result<(Tables, Applier), StartError> {
-    let path = data_dir.path().join("tables");
+    let path = data_dir.tables();
     let options = TablesOptions {
         image_bytes: config.tables.image_bytes.in_memory(),
         image_rows: config.tables.image_rows,
         block_cache_bytes: config.tables.cache_bytes.in_memory(),
         ..TablesOptions::default()
     };
-    let held = match Tables::open(&path, options.clone()) {
-        Err(TablesError::Damaged(reason)) => Err(reason),
+    let held: Result<(), String> = match Tables::open(&path, options) {
+        Err(error @ TablesError::Damaged { .. }) => Err(error.to_string()),
         Err(error) => return Err(error.into()),
         Ok((tables, applier)) => match usable(&tables, reader) {
             Ok(()) => return Ok((tables, applier)),
@@ -140,13 +144,9 @@ fn replay(
     applier: &mut Applier,
 ) -> Result<(), StartError> {
     let end = reader.next_position();
-    let mut at = tables.applied();
     // What is before the floor was dropped because nothing of it is alive.
-    if at < reader.start_position() {
-        at = reader.start_position();
-        applier.skip_to(at);
-    }
-    let from = at;
+    let from = tables.applied().max(reader.start_position());
+    let mut at = from;
     while at < end {
         let chunk = reader.read(at, &Filter::All, REPLAY_BYTES)?;
         applier.apply(&chunk.commits)?;

@@ -10,7 +10,7 @@ use anabranch_protocol::error::Code;
 use anabranch_protocol::ws::Durability;
 use serde_json::Value;
 
-use super::publish::Ack;
+use super::publish::{Ack, Group};
 use super::{Error, Running, error, wall_clock_ms};
 
 /// What became of the wish for a stream.
@@ -132,7 +132,7 @@ impl Running {
             partition: PartitionId::new(0),
             batch: batch.finish(None)?,
         };
-        let ack = self.publish(publish.into(), Durability::Disk).await?;
+        let ack = self.publish(Group::One(publish), Durability::Disk).await?;
         self.wait_applied(self.reader.next_position()).await;
         Ok(ack)
     }

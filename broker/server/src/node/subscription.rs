@@ -15,7 +15,7 @@ use anabranch_core::vector::{Cursor, VersionVector};
 use anabranch_protocol::error::Code;
 use anabranch_protocol::position::From;
 use anabranch_protocol::ws::KeyFilter;
-use anabranch_storage::log::{Filter, LogReader};
+use anabranch_storage::log::Filter;
 use anabranch_storage::tables::Page;
 use tokio::sync::{mpsc, watch};
 
@@ -69,9 +69,9 @@ impl Selection {
         self.partitions.is_none() && self.keys == KeyFilter::All
     }
 
-    /// Whether whole batches can be passed on, or records must be picked.
-    pub(crate) fn takes_whole_batches(&self) -> bool {
-        self.keys == KeyFilter::All
+    /// Which keys are wanted.
+    pub(crate) fn keys(&self) -> &KeyFilter<'static> {
+        &self.keys
     }
 
     /// Whether a part may hold something wanted.
@@ -205,7 +205,7 @@ impl Subscription {
         if position >= earliest {
             return Ok(());
         }
-        let seen = self.running.reader.vector_before(earliest)?;
+        let seen = self.running.vector_before(earliest)?;
         let oldest = Cursor { seen, index: 0 };
         let error = Error::new(
             Code::CursorTooOld,
@@ -239,7 +239,7 @@ impl Subscription {
             });
             let last = match result {
                 Ok(position) => RowsEvent::End(position),
-                Err(error) => RowsEvent::Failed(error.into()),
+                Err(error) => RowsEvent::Failed(error::tables(&error)),
             };
             // The subscriber may have left.
             let _ = sender.blocking_send(last);
@@ -249,7 +249,7 @@ impl Subscription {
 
     /// The cursor that stands for the current place.
     pub(crate) fn cursor(&self) -> Result<Cursor, Error> {
-        let mut seen = self.running.reader.vector_before(self.position)?;
+        let mut seen = self.running.vector_before(self.position)?;
         seen.merge(&self.seen);
         Ok(Cursor {
             seen,
@@ -380,8 +380,7 @@ fn read_delivered(
     from: Position,
     filter: &Filter,
 ) -> Result<(Vec<Arc<Delivered>>, Position), Error> {
-    let reader: &LogReader = &running.reader;
-    let chunk = reader.read(from, filter, STEP_BYTES)?;
+    let chunk = running.read_log(from, filter, STEP_BYTES)?;
     let mut frames = Vec::with_capacity(chunk.commits.len());
     let mut before: Option<(Position, VersionVector)> = None;
     for commit in chunk.commits {
@@ -390,7 +389,7 @@ fn read_delivered(
         let position = commit.position;
         let others = match before.take() {
             Some((next, vector)) if next == position => vector,
-            _ => reader.vector_before(position)?,
+            _ => running.vector_before(position)?,
         };
         let mut after = others.clone();
         after.advance(commit.header.origin, commit.header.sequence);

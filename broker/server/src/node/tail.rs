@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use anabranch_core::frame::Commit;
 use anabranch_core::id::{ClusterId, Position, StreamId};
 use anabranch_core::vector::{Cursor, VersionVector};
+use anabranch_protocol::ws::SubscriptionId;
 use anabranch_storage::durable::Durable;
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -30,7 +31,7 @@ pub(crate) struct Delivered {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct MessageKey {
     pub(crate) stream: StreamId,
-    pub(crate) subscription: u32,
+    pub(crate) subscription: SubscriptionId,
     /// Encoding and format, as the surface numbers them.
     pub(crate) shape: u8,
 }

@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anabranch_core::id::StreamId;
-use anabranch_storage::log::{Cleaner, Policy};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hashbrown::HashMap;
 use metrics::{describe_gauge, gauge};
@@ -33,7 +32,6 @@ impl Upkeep {
     ) -> std::io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let work = Work {
-            cleaner: Cleaner::new(running.reader.clone()),
             running: Arc::clone(running),
             path: data_dir.to_owned(),
             clean_every: config.log.retention_interval_seconds,
@@ -56,7 +54,6 @@ impl Upkeep {
 }
 
 struct Work {
-    cleaner: Cleaner,
     running: Arc<Running>,
     path: PathBuf,
     clean_every: Duration,
@@ -71,7 +68,6 @@ impl Work {
             self.running.tail.sweep();
             let asked = self.running.clean_now.swap(false, Ordering::AcqRel);
             if asked || Instant::now() >= self.next_clean {
-                self.clean();
                 self.next_clean = Instant::now() + self.clean_every;
             }
             match stopped.recv_timeout(LOOK_EVERY) {
@@ -102,31 +98,6 @@ impl Work {
         }
     }
 
-    fn clean(&mut self) {
-        let policies = self.policies();
-        match self.cleaner.run_once(&policies, wall_clock_ms()) {
-            Ok(report) if report.is_empty() => {}
-            Ok(report) => info!(%report, "log cleaned"),
-            Err(error) => warn!(%error, "the log was not cleaned"),
-        }
-    }
-
-    fn policies(&self) -> HashMap<StreamId, Policy> {
-        let trims = self.running.trims.lock();
-        let streams = self.running.tables.streams();
-        streams
-            .iter()
-            .map(|definition| {
-                let policy = Policy {
-                    merge: definition.merge,
-                    retention: definition.retention,
-                    trim_before_ms: trims.get(&definition.id()).copied(),
-                };
-                (definition.id(), policy)
-            })
-            .collect()
-    }
-
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
     fn set_gauges(&self) {
         let running = &self.running;
@@ -143,7 +114,7 @@ impl Work {
         let stats = running.tables.stats();
         gauge!("anabranch_table_image_rows").set(stats.image_rows as f64);
         gauge!("anabranch_table_image_bytes").set(stats.image_bytes as f64);
-        gauge!("anabranch_table_disk_bytes").set(stats.disk_bytes as f64);
+        gauge!("anabranch_table_disk_bytes").set(stats.stored_bytes as f64);
     }
 }
 

@@ -93,7 +93,7 @@ impl Writer {
             }
         }
         let checkpoint = self.sequencer.checkpoint();
-        match self.log.close(checkpoint) {
+        match self.log.close(&checkpoint) {
             Ok(()) => End::Stopped,
             Err(error) => End::Failed(error.to_string()),
         }

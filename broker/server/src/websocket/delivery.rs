@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use anabranch_protocol::codec::Encoding;
+use anabranch_protocol::codec::encode_rows;
 use anabranch_protocol::error::Code;
+use anabranch_protocol::ws::{ErrorMessage, ServerMessage};
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::encode::{Format, Shape};
+use super::encode::{self, Shape};
 use super::outbound::{Gone, Outbox, Piece};
 use crate::node::{Delivered, Error, Event, MessageKey, Subscription};
 
@@ -61,9 +62,13 @@ impl Credit {
     }
 }
 
+/// Where a subscription would resume.
+pub(super) type Reached = Arc<parking_lot::Mutex<String>>;
+
 /// A running subscription, as its connection holds it.
 pub(super) struct Feed {
     pub(super) credit: Arc<Credit>,
+    pub(super) reached: Reached,
     pub(super) task: JoinHandle<()>,
 }
 
@@ -76,15 +81,13 @@ pub(super) struct Patience {
 
 /// What a subscription's task works with.
 pub(super) struct Delivery {
-    pub(super) number: u32,
-    pub(super) encoding: Encoding,
-    pub(super) format: Format,
+    pub(super) shape: Shape,
     pub(super) credit: Arc<Credit>,
     pub(super) outbox: Outbox,
     pub(super) patience: Patience,
     pub(super) subscription: Subscription,
-    /// The cursor after the last message that was handed over.
-    pub(super) reached: Option<String>,
+    /// The cursor after the last message that was handed over; its connection looks at it too.
+    pub(super) reached: Reached,
     pub(super) last_message: Instant,
 }
 
@@ -114,28 +117,29 @@ impl Delivery {
     pub(super) async fn run(mut self) {
         match self.deliver().await {
             End::Gone => {}
-            End::TooSlow(error) => self.outbox.end(error),
+            End::TooSlow(problem) => {
+                let subscription = Some(self.shape.subscription);
+                self.outbox.end(ErrorMessage {
+                    id: None,
+                    subscription,
+                    problem,
+                });
+            }
             End::Refused(error) => {
-                let error = match self.reached() {
-                    Some(cursor) if error.cursor.is_none() => error.with_cursor(cursor),
-                    _ => error,
+                let error = match &error.cursor {
+                    None => error.with_cursor(self.reached.lock().clone()),
+                    Some(_) => error,
                 };
-                let message = self
-                    .encoding
-                    .encode_error(None, Some(self.number), &error);
+                let Shape { codec, subscription, .. } = self.shape;
+                let message = encode::error(codec, None, Some(subscription), &error);
                 let ends = error.code.closes_connection();
                 // The connection may be gone already.
                 let _ = self.outbox.send(message).await;
                 if ends {
-                    self.outbox.end(error);
+                    self.outbox.end(error.into());
                 }
             }
         }
-    }
-
-    /// Where to resume: after what was handed over.
-    fn reached(&self) -> Option<String> {
-        self.reached.clone()
     }
 
     async fn deliver(&mut self) -> End {
@@ -147,12 +151,18 @@ impl Delivery {
             let done = match event {
                 Event::Frames(frames) => self.frames(&frames).await,
                 Event::Rows(page) => {
-                    let messages = self.encoding_of_rows(&page);
-                    self.hand_over(messages, None).await
+                    let rows = page.rows.iter().map(|(key, value)| (&key[..], &value[..]));
+                    let Shape { codec, subscription, .. } = self.shape;
+                    let message = encode_rows(codec, subscription, rows);
+                    self.hand_over(vec![Bytes::from(message)], None).await
                 }
                 Event::Live(cursor) => {
                     let cursor = self.subscription.encode_cursor(&cursor);
-                    let message = self.encoding.encode_live(self.number, &cursor);
+                    let message = ServerMessage::Live {
+                        subscription: self.shape.subscription,
+                        cursor: cursor.as_str().into(),
+                    };
+                    let message = encode::server(self.shape.codec, &message);
                     self.hand_over(vec![message], Some(cursor)).await
                 }
             };
@@ -160,11 +170,6 @@ impl Delivery {
                 return end;
             }
         }
-    }
-
-    fn encoding_of_rows(&self, page: &crate::node::Page) -> Vec<Bytes> {
-        let rows = page.rows.iter().map(|(key, value)| (&key[..], &value[..]));
-        vec![self.encoding.encode_rows(self.number, rows)]
     }
 
     async fn frames(&mut self, frames: &[Arc<Delivered>]) -> Result<(), End> {
@@ -189,40 +194,31 @@ impl Delivery {
         }
         let Some(last) = last else { return Ok(()) };
         if messages.is_empty() && self.last_message.elapsed() >= PROGRESS_EVERY {
-            let shape = self.shape();
-            messages.push(shape.progress(self.number, last));
+            messages.push(self.shape.progress(last));
         }
         if messages.is_empty() {
-            self.reached = Some(last.cursor().to_owned());
+            *self.reached.lock() = last.cursor().to_owned();
             return Ok(());
         }
         self.hand_over(messages, Some(last.cursor().to_owned()))
             .await
     }
 
-    fn shape(&self) -> Shape {
-        Shape {
-            encoding: self.encoding,
-            format: self.format,
-        }
-    }
-
     /// The message of a frame; `None` when nothing of it is selected.
     fn message(&self, frame: &Delivered, skip: u32) -> Result<Option<Bytes>, Error> {
-        let (shape, number) = (self.shape(), self.number);
+        let shape = self.shape;
         let definition = self.subscription.definition();
         let selection = self.subscription.selection();
+        let encode = || shape.deliver(frame, definition, selection, skip);
         if skip > 0 || !selection.is_everything() {
-            return shape.selected(number, frame, definition, selection, skip);
+            return encode();
         }
         let key = MessageKey {
             stream: definition.id(),
-            subscription: number,
+            subscription: shape.subscription,
             shape: shape.number(),
         };
-        frame.message(key, || {
-            shape.selected(number, frame, definition, selection, 0)
-        })
+        frame.message(key, encode)
     }
 
     /// Waits for credit and room, then hands messages over in order.
@@ -251,8 +247,8 @@ impl Delivery {
         };
         self.outbox.push(piece).await?;
         self.last_message = Instant::now();
-        if cursor.is_some() {
-            self.reached = cursor;
+        if let Some(cursor) = cursor {
+            *self.reached.lock() = cursor;
         }
         Ok(())
     }
@@ -268,7 +264,7 @@ impl Delivery {
             code,
             format!(
                 "{what} to subscription {} for {seconds} s while records were waiting; resume at the cursor",
-                self.number
+                self.shape.subscription
             ),
         )
     }
@@ -279,17 +275,13 @@ impl Delivery {
             Code::SlowSubscriber,
             format!(
                 "subscription {} did not read what was sent for {seconds} s; resume at the cursor",
-                self.number
+                self.shape.subscription
             ),
         )
     }
 
     fn too_slow(&self, code: Code, detail: String) -> Error {
         metrics::counter!("anabranch_slow_subscribers_total").increment(1);
-        let error = Error::new(code, detail);
-        match self.reached() {
-            Some(cursor) => error.with_cursor(cursor),
-            None => error,
-        }
+        Error::new(code, detail).with_cursor(self.reached.lock().clone())
     }
 }

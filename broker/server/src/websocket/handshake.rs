@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch_protocol::codec::Encoding;
+use anabranch_protocol::codec::Codec;
 use anabranch_protocol::error::Code;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -35,7 +35,7 @@ pub(crate) async fn upgrade(
     State(node): State<Arc<Node>>,
     mut request: Request<axum::body::Body>,
 ) -> Response {
-    let (encoding, accept) = match negotiate(request.method(), request.headers()) {
+    let (codec, accept) = match negotiate(request.method(), request.headers()) {
         Ok(agreed) => agreed,
         Err(error) => return crate::http::problem(&error),
     };
@@ -44,7 +44,7 @@ pub(crate) async fn upgrade(
     tokio::spawn(async move {
         let _slot = slot;
         match upgraded.await {
-            Ok(upgraded) => serve(&node, upgraded, encoding).await,
+            Ok(upgraded) => serve(&node, upgraded, codec).await,
             Err(error) => debug!(%error, "a WebSocket was not upgraded"),
         }
     });
@@ -55,12 +55,12 @@ pub(crate) async fn upgrade(
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     headers.insert(
         SEC_WEBSOCKET_PROTOCOL,
-        HeaderValue::from_static(encoding.subprotocol()),
+        HeaderValue::from_static(codec.subprotocol()),
     );
     response
 }
 
-fn negotiate(method: &Method, headers: &HeaderMap) -> Result<(Encoding, HeaderValue), Error> {
+fn negotiate(method: &Method, headers: &HeaderMap) -> Result<(Codec, HeaderValue), Error> {
     let refuse = |what: &str| Err(Error::new(Code::UnsupportedVersion, what));
     if method != Method::GET || !has_token(headers, &UPGRADE, "websocket") {
         return refuse("/v1/ws speaks WebSocket: send GET with Upgrade: websocket");
@@ -75,9 +75,8 @@ fn negotiate(method: &Method, headers: &HeaderMap) -> Result<(Encoding, HeaderVa
         .get_all(SEC_WEBSOCKET_PROTOCOL)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .find_map(|name| Encoding::from_subprotocol(name.trim()));
-    let Some(encoding) = offered else {
+        .find_map(Codec::offered);
+    let Some(codec) = offered else {
         return refuse(
             "offer a subprotocol that is spoken here: Sec-WebSocket-Protocol: anabranch.v1.msgpack or anabranch.v1.json",
         );
@@ -85,7 +84,7 @@ fn negotiate(method: &Method, headers: &HeaderMap) -> Result<(Encoding, HeaderVa
     let accept = derive_accept_key(key.as_bytes());
     let accept = HeaderValue::from_str(&accept)
         .map_err(|_| Error::new(Code::Internal, "the accept key is not a header value"))?;
-    Ok((encoding, accept))
+    Ok((codec, accept))
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
@@ -97,7 +96,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
-async fn serve(node: &Arc<Node>, upgraded: Upgraded, encoding: Encoding) {
+async fn serve(node: &Arc<Node>, upgraded: Upgraded, codec: Codec) {
     // Straight to the socket: hyper's own wrapper would cost an indirection per read and write.
     let parts = match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => parts,
@@ -120,5 +119,5 @@ async fn serve(node: &Arc<Node>, upgraded: Upgraded, encoding: Encoding) {
         Some(config),
     )
     .await;
-    inbound::serve(node, socket, encoding).await;
+    inbound::serve(node, socket, codec).await;
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_protocol::codec::Encoding;
+use anabranch_protocol::codec::{Codec, DecodeError, FrameKind};
 use anabranch_protocol::error::{Code, Problem};
-use anabranch_protocol::position::From as Start;
-use anabranch_protocol::ws::{ClientMessage, ServerHello, Subscribe};
+use anabranch_protocol::ws::{
+    ClientMessage, ErrorMessage, Hello, KeyFilter, Limits, ServerMessage, Subscribe, SubscriptionId, VERSION,
+    Welcome,
+};
 use bytes::Bytes;
 use futures_util::stream::{SplitStream, StreamExt};
 use futures_util::FutureExt;
@@ -14,28 +16,28 @@ use hashbrown::HashMap;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::CapacityError;
+use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 use tracing::debug;
 
 use super::acks::Tokens;
 use super::delivery::{Credit, Delivery, Feed, Patience};
-use super::encode::Format;
+use super::encode::{self, Shape};
 use super::outbound::{self, Outbox, Piece};
 use super::publishing::Publisher;
-use crate::node::{AckSink, Error, Keys, Node, Phase, Running, SubscribeRequest};
+use crate::node::{AckSink, Error, Node, Phase, Running, SubscribeRequest};
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(node: &Arc<Node>, socket: WebSocketStream<TcpStream>, encoding: Encoding) {
+pub(super) async fn serve(node: &Arc<Node>, socket: WebSocketStream<TcpStream>, codec: Codec) {
     let limits = node.limits();
     let (sink, stream) = socket.split();
     let (outbox, pieces) = Outbox::new(limits.subscriber_buffer_bytes.in_memory());
     let acks = Arc::new(AckSink::default());
     let running = node.running().map(Arc::clone);
-    let tokens = Tokens::of(running.as_ref().ok());
+    let tokens = running.as_ref().ok().map(|running| Tokens::of(running));
     let writing = tokio::spawn(outbound::run(
         sink,
-        encoding,
+        codec,
         pieces,
         outbox.clone(),
         Arc::clone(&acks),
@@ -49,17 +51,18 @@ pub(super) async fn serve(node: &Arc<Node>, socket: WebSocketStream<TcpStream>, 
                 node: Arc::clone(node),
                 running,
                 stream,
-                encoding,
+                codec,
                 outbox,
                 feeds: HashMap::new(),
                 greeted: false,
+                ended: false,
             };
             if let Err(reason) = session.run().await {
                 session.outbox.end(reason);
             }
             session.abandon();
         }
-        Err(reason) => outbox.end(reason),
+        Err(reason) => outbox.end(reason.into()),
     }
     if writing.await.is_err() {
         tracing::error!("writing to a WebSocket panicked");
@@ -70,11 +73,13 @@ struct Session {
     node: Arc<Node>,
     running: Arc<Running>,
     stream: SplitStream<WebSocketStream<TcpStream>>,
-    encoding: Encoding,
+    codec: Codec,
     outbox: Outbox,
     publisher: Publisher,
-    feeds: HashMap<u32, Feed>,
+    feeds: HashMap<SubscriptionId, Feed>,
     greeted: bool,
+    /// Nothing more comes from the client.
+    ended: bool,
 }
 
 /// What reading came to.
@@ -86,18 +91,18 @@ enum Came {
 
 impl Session {
     /// Returns when the client has gone, or with the reason to end the connection.
-    async fn run(&mut self) -> Result<(), Problem> {
+    async fn run(&mut self) -> Result<(), ErrorMessage> {
         let mut phase = self.node.phase();
         let patience = self.node.limits().ping_interval_seconds;
         let mut pinged = false;
         let header_timeout = self.node.limits().header_timeout_seconds;
         let opened = Instant::now();
-        loop {
+        while !self.ended {
             let wait = if self.greeted { patience } else { header_timeout };
             let came = tokio::select! {
                 biased;
                 came = next(&mut self.stream, wait) => came?,
-                _ = phase.wait_for(|phase| *phase == Phase::Stopping) => return Err(self.stopping()),
+                _ = phase.wait_for(|phase| *phase == Phase::Stopping) => return Err(stopping().into()),
             };
             match came {
                 Came::End => return Ok(()),
@@ -107,10 +112,8 @@ impl Session {
                     self.take_what_is_there().await?;
                 }
                 Came::Nothing if !self.greeted && opened.elapsed() >= header_timeout => {
-                    return Err(Problem::new(
-                        Code::BeforeHello,
-                        "no hello came in time; send it first",
-                    ));
+                    let what = "no hello came in time; send it first";
+                    return Err(Problem::new(Code::BeforeHello, what).into());
                 }
                 Came::Nothing if pinged => {
                     debug!("a client gave no sign of life and is let go");
@@ -128,93 +131,83 @@ impl Session {
                 }
             }
         }
+        Ok(())
     }
 
-    fn stopping(&self) -> Problem {
-        Problem::new(
-            Code::ShuttingDown,
-            "the broker is shutting down; connect again in a moment and resume at the last cursor",
-        )
+    /// A message that was not understood. Where the two sides still agree on what was said, only
+    /// that is refused.
+    async fn not_understood(&mut self, error: DecodeError) -> Result<(), ErrorMessage> {
+        let message = ErrorMessage::from(error);
+        if message.problem.code.closes_connection() || !self.greeted {
+            return Err(message);
+        }
+        self.say(&ServerMessage::Error(message)).await;
+        Ok(())
     }
 
     /// Takes messages that have arrived already, so that they go to the writer together.
-    async fn take_what_is_there(&mut self) -> Result<(), Problem> {
+    async fn take_what_is_there(&mut self) -> Result<(), ErrorMessage> {
         while !self.publisher.is_full() {
-            match self.stream.next().now_or_never() {
-                Some(Some(Ok(message))) => self.take(message).await?,
-                // The end, or an error, comes again at the next look.
-                _ => break,
+            let Some(item) = self.stream.next().now_or_never() else {
+                break;
+            };
+            match classify(item)? {
+                Came::Message(message) => self.take(message).await?,
+                Came::Nothing | Came::End => {
+                    self.ended = true;
+                    break;
+                }
             }
         }
-        self.pass_on().await
+        self.pass_on().await;
+        Ok(())
     }
 
-    async fn pass_on(&mut self) -> Result<(), Problem> {
+    async fn pass_on(&mut self) {
         if let Err((ids, problem)) = self.publisher.pass_on().await {
             for id in ids {
                 self.answer_error(Some(id), None, &problem).await;
             }
         }
-        Ok(())
     }
 
-    async fn take(&mut self, message: Message) -> Result<(), Problem> {
-        let payload: Bytes = match (message, self.encoding) {
-            (Message::Binary(bytes), Encoding::Msgpack) => bytes,
-            (Message::Text(text), Encoding::Json) => text.into(),
-            (Message::Binary(_), Encoding::Json) => {
-                return Err(wrong_kind("a binary frame came, but anabranch.v1.json is text"));
-            }
-            (Message::Text(_), Encoding::Msgpack) => {
-                return Err(wrong_kind("a text frame came, but anabranch.v1.msgpack is binary"));
-            }
+    async fn take(&mut self, message: Message) -> Result<(), ErrorMessage> {
+        let (kind, payload) = match message {
+            Message::Binary(bytes) => (FrameKind::Binary, bytes),
+            Message::Text(text) => (FrameKind::Text, text.into()),
             // Pings are answered, and closing is done, by the WebSocket layer.
             _ => return Ok(()),
         };
-        let decoded = self.encoding.decode_client(&payload)?;
+        let decoded = match self.codec.decode_client(kind, &payload) {
+            Ok(decoded) => decoded,
+            Err(error) => return self.not_understood(error).await,
+        };
         if !self.greeted && !matches!(decoded, ClientMessage::Hello(_)) {
-            return Err(Problem::new(
-                Code::BeforeHello,
-                "the first message must be hello",
-            ));
+            let what = "the first message must be hello";
+            return Err(Problem::new(Code::BeforeHello, what).into());
         }
         match decoded {
             ClientMessage::Publish(publish) => {
                 let id = publish.id;
-                if let Err(problem) = self.publisher.add(&publish, &payload) {
+                if let Err(problem) = self.publisher.add(publish, &payload) {
                     self.answer_error(Some(id), None, &problem).await;
                 }
             }
             other => {
                 // Acts in the order in which the client spoke.
-                self.pass_on().await?;
+                self.pass_on().await;
                 self.act(other).await?;
             }
         }
         if self.publisher.is_full() {
-            self.pass_on().await?;
+            self.pass_on().await;
         }
         Ok(())
     }
 
-    async fn act(&mut self, message: ClientMessage<'_>) -> Result<(), Problem> {
+    async fn act(&mut self, message: ClientMessage<'_>) -> Result<(), ErrorMessage> {
         match message {
-            ClientMessage::Hello(hello) => {
-                if let Some(cluster) = hello.cluster
-                    && *cluster != *self.node.info().cluster_name
-                {
-                    return Err(Problem::new(
-                        Code::OtherCluster,
-                        format!(
-                            "this broker belongs to cluster {:?}; check the address",
-                            self.node.info().cluster_name
-                        ),
-                    ));
-                }
-                if !std::mem::replace(&mut self.greeted, true) {
-                    self.answer(self.encoding.encode_hello(&self.hello())).await;
-                }
-            }
+            ClientMessage::Hello(hello) => self.greet(&hello).await?,
             ClientMessage::Subscribe(subscribe) => {
                 let number = subscribe.subscription;
                 if let Err(problem) = self.subscribe(&subscribe) {
@@ -229,24 +222,46 @@ impl Session {
                 None => self.no_such_subscription(subscription).await,
             },
             ClientMessage::Unsubscribe { subscription } => self.unsubscribe(subscription).await,
-            ClientMessage::Ping { id } => self.answer(self.encoding.encode_pong(id)).await,
+            ClientMessage::Ping { id } => self.say(&ServerMessage::Pong { id }).await,
             ClientMessage::Publish(_) => unreachable!("taken before"),
         }
         Ok(())
     }
 
-    fn hello(&self) -> ServerHello<'_> {
+    async fn greet(&mut self, hello: &Hello<'_>) -> Result<(), Problem> {
+        if hello.version != VERSION {
+            return Err(Problem::new(
+                Code::UnsupportedVersion,
+                format!("version {} is not spoken here; use {VERSION}", hello.version),
+            ));
+        }
         let info = self.node.info();
+        let cluster = hello.cluster.as_deref();
+        if cluster.is_some_and(|cluster| cluster != info.cluster_name) {
+            return Err(Problem::new(
+                Code::OtherCluster,
+                format!(
+                    "this broker belongs to cluster {:?}; check the address",
+                    info.cluster_name
+                ),
+            ));
+        }
+        self.greeted = true;
         let limits = self.node.limits();
-        ServerHello {
-            version: 1,
+        let broker = self.running.broker().to_string();
+        let welcome = Welcome {
+            version: VERSION,
             server: concat!("anabranch/", env!("CARGO_PKG_VERSION")).into(),
             cluster: info.cluster_name.as_str().into(),
-            broker: self.running.broker().to_string().into(),
+            broker: broker.into(),
             region: info.region.as_str().into(),
-            message_bytes: limits.message_bytes.get(),
-            in_flight_bytes: limits.connection_in_flight_bytes.get(),
-        }
+            limits: Limits {
+                message_bytes: limits.message_bytes.get(),
+                in_flight_bytes: limits.connection_in_flight_bytes.get(),
+            },
+        };
+        self.say(&ServerMessage::Hello(welcome)).await;
+        Ok(())
     }
 
     fn subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<(), Problem> {
@@ -267,40 +282,54 @@ impl Session {
         }
         let request = request(subscribe)?;
         let subscription = self.running.subscribe(&request)?;
+        let start = subscription.encode_cursor(&subscription.cursor()?);
+        let reached = Arc::new(parking_lot::Mutex::new(start));
         let credit = Arc::new(Credit::default());
         credit.grant(subscribe.credit);
         let delivery = Delivery {
-            number,
-            encoding: self.encoding,
-            format: Format::from(subscribe.format),
+            shape: Shape {
+                codec: self.codec,
+                format: subscribe.format,
+                subscription: number,
+            },
             credit: Arc::clone(&credit),
             outbox: self.outbox.clone(),
             patience: Patience {
                 without_credit: limits.credit_timeout_seconds,
                 with_full_buffer: limits.slow_subscriber_seconds,
             },
-            reached: subscription.start_cursor()?,
+            reached: Arc::clone(&reached),
             subscription,
             last_message: Instant::now(),
         };
         let task = tokio::spawn(delivery.run());
-        self.feeds.insert(number, Feed { credit, task });
+        let feed = Feed {
+            credit,
+            reached,
+            task,
+        };
+        self.feeds.insert(number, feed);
         Ok(())
     }
 
-    async fn unsubscribe(&mut self, number: u32) {
+    async fn unsubscribe(&mut self, number: SubscriptionId) {
         match self.feeds.remove(&number) {
             Some(feed) => {
                 feed.task.abort();
                 // After this nothing more of it is handed over.
                 let _ = feed.task.await;
-                self.answer(self.encoding.encode_unsubscribed(number)).await;
+                let cursor = feed.reached.lock().clone();
+                let message = ServerMessage::Unsubscribed {
+                    subscription: number,
+                    cursor: cursor.into(),
+                };
+                self.say(&message).await;
             }
             None => self.no_such_subscription(number).await,
         }
     }
 
-    async fn no_such_subscription(&mut self, number: u32) {
+    async fn no_such_subscription(&mut self, number: SubscriptionId) {
         let problem = Problem::new(
             Code::NoSuchSubscription,
             format!("there is no subscription {number} on this connection"),
@@ -313,8 +342,17 @@ impl Session {
         let _ = self.outbox.send(message).await;
     }
 
-    async fn answer_error(&self, id: Option<u64>, subscription: Option<u32>, problem: &Error) {
-        let message = self.encoding.encode_error(id, subscription, problem);
+    async fn say(&self, message: &ServerMessage<'_>) {
+        self.answer(encode::server(self.codec, message)).await;
+    }
+
+    async fn answer_error(
+        &self,
+        id: Option<u64>,
+        subscription: Option<SubscriptionId>,
+        problem: &Error,
+    ) {
+        let message = encode::error(self.codec, id, subscription, problem);
         self.answer(message).await;
     }
 
@@ -325,32 +363,25 @@ impl Session {
     }
 }
 
-fn wrong_kind(what: &str) -> Problem {
-    Problem::new(Code::WrongFrameKind, what)
+fn stopping() -> Problem {
+    Problem::new(
+        Code::ShuttingDown,
+        "the broker is shutting down; connect again in a moment and resume at the last cursor",
+    )
 }
 
 fn request(subscribe: &Subscribe<'_>) -> Result<SubscribeRequest, Problem> {
-    let keys = match (&subscribe.key, &subscribe.prefix) {
-        (Some(_), Some(_)) => {
-            return Err(Problem::new(
-                Code::BadParameter,
-                "give a key or a prefix, not both",
-            ));
-        }
-        (Some(key), None) => Keys::Exact(Bytes::copy_from_slice(key)),
-        (None, Some(prefix)) => Keys::Prefix(Bytes::copy_from_slice(prefix)),
-        (None, None) => Keys::All,
+    let from = subscribe
+        .position()
+        .map_err(|error| Problem::new(Code::BadFrom, error.to_string()))?;
+    let partitions = match &subscribe.partitions[..] {
+        [] => None,
+        asked => Some(asked.iter().copied().collect()),
     };
-    let from = match &subscribe.from {
-        None => Start::Latest,
-        Some(text) => Start::parse(text)
-            .map_err(|error| Problem::new(Code::BadFrom, error.to_string()))?,
-    };
-    let partitions = subscribe.partitions.as_ref();
     Ok(SubscribeRequest {
         stream: subscribe.stream.to_string(),
-        partitions: partitions.map(|numbers| numbers.iter().copied().collect()),
-        keys,
+        partitions,
+        keys: KeyFilter::into_owned(subscribe.keys.clone()),
         from,
     })
 }
@@ -362,23 +393,29 @@ async fn next(
 ) -> Result<Came, Problem> {
     match timeout(wait, stream.next()).await {
         Err(_) => Ok(Came::Nothing),
-        Ok(None) => Ok(Came::End),
-        Ok(Some(Ok(Message::Close(_)))) => Ok(Came::End),
-        Ok(Some(Ok(message))) => Ok(Came::Message(message)),
-        Ok(Some(Err(SocketError::Capacity(CapacityError::MessageTooLong { size, max_size })))) => {
+        Ok(item) => classify(item),
+    }
+}
+
+fn classify(item: Option<Result<Message, SocketError>>) -> Result<Came, Problem> {
+    let error = match item {
+        None | Some(Ok(Message::Close(_))) => return Ok(Came::End),
+        Some(Ok(message)) => return Ok(Came::Message(message)),
+        Some(Err(error)) => error,
+    };
+    let malformed = |what: String| Err(Problem::new(Code::MalformedMessage, what));
+    match error {
+        SocketError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
             Err(Problem::new(
                 Code::MessageTooLarge,
                 format!("a message of {size} bytes came; the limit is {max_size}"),
             ))
         }
-        Ok(Some(Err(SocketError::Protocol(error)))) => {
-            Err(Problem::new(Code::MalformedMessage, error.to_string()))
-        }
-        Ok(Some(Err(SocketError::Utf8(_)))) => Err(Problem::new(
-            Code::MalformedMessage,
-            "a text frame is not UTF-8",
-        )),
-        Ok(Some(Err(error))) => {
+        // A client that just went away is no mistake of its.
+        SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Ok(Came::End),
+        SocketError::Protocol(error) => malformed(error.to_string()),
+        SocketError::Utf8(_) => malformed("a text frame is not UTF-8".to_owned()),
+        error => {
             debug!(%error, "a WebSocket ended");
             Ok(Came::End)
         }

@@ -13,9 +13,12 @@
 //! | `inbound` | reads messages and acts on them |
 //! | `publishing` | from a publish message to checked batches |
 //! | `delivery` | one task per subscription: credit, encoding, slowness |
+//! | `encode`, `acks` | messages as bytes |
 //! | `outbound` | writes what the others have for the client |
 
+mod acks;
 mod delivery;
+mod encode;
 mod handshake;
 mod inbound;
 mod outbound;

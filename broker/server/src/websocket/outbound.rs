@@ -6,9 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::id::Origin;
-use anabranch_protocol::codec::Encoding;
-use anabranch_protocol::error::Problem;
+use anabranch_protocol::codec::Codec;
+use anabranch_protocol::ws::{ErrorMessage, ServerMessage};
 use bytes::Bytes;
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
@@ -52,7 +51,7 @@ pub(super) struct Outbox {
 /// Set once, by whoever ends the connection first.
 #[derive(Default)]
 struct End {
-    reason: parking_lot::Mutex<Option<Problem>>,
+    reason: parking_lot::Mutex<Option<ErrorMessage>>,
     set: Notify,
 }
 
@@ -100,7 +99,7 @@ impl Outbox {
     }
 
     /// Ends the connection: what is queued may not reach the client any more, the reason is tried.
-    pub(super) fn end(&self, reason: Problem) {
+    pub(super) fn end(&self, reason: ErrorMessage) {
         self.end.reason.lock().get_or_insert(reason);
         self.end.set.notify_one();
     }
@@ -109,15 +108,15 @@ impl Outbox {
 /// Writes until the connection ends. Returns when the socket is of no more use.
 pub(super) async fn run(
     socket: Socket,
-    encoding: Encoding,
+    codec: Codec,
     pieces: mpsc::Receiver<Piece>,
     outbox: Outbox,
     acks: Arc<AckSink>,
-    tokens: acks::Tokens,
+    tokens: Option<acks::Tokens>,
 ) {
     let mut writer = Writer {
         socket,
-        encoding,
+        codec,
         room: outbox.room,
         written: 0,
     };
@@ -127,10 +126,10 @@ pub(super) async fn run(
         biased;
         () = end.set.notified() => end.reason.lock().take(),
         // The inbound side is gone, or the socket is.
-        _ = writer.pass_on(pieces, &acks, &tokens) => None,
+        _ = writer.pass_on(pieces, &acks, tokens) => None,
     };
     if let Some(reason) = reason {
-        let _ = tokio::time::timeout(CLOSING_BUDGET, writer.close(&reason)).await;
+        let _ = tokio::time::timeout(CLOSING_BUDGET, writer.close(reason)).await;
     } else {
         let _ = tokio::time::timeout(CLOSING_BUDGET, writer.socket.close()).await;
     }
@@ -138,7 +137,7 @@ pub(super) async fn run(
 
 struct Writer {
     socket: Socket,
-    encoding: Encoding,
+    codec: Codec,
     room: Arc<Semaphore>,
     /// Permits of what is in the socket's buffer.
     written: usize,
@@ -149,13 +148,14 @@ impl Writer {
         &mut self,
         mut pieces: mpsc::Receiver<Piece>,
         acks: &AckSink,
-        tokens: &acks::Tokens,
+        tokens: Option<acks::Tokens>,
     ) -> Result<(), SocketError> {
         loop {
             tokio::select! {
                 biased;
                 outcomes = acks.take() => {
-                    for message in acks::encode(self.encoding, &outcomes, tokens) {
+                    let Some(tokens) = tokens else { continue };
+                    for message in acks::encode(self.codec, outcomes, tokens) {
                         self.feed(message).await?;
                     }
                 }
@@ -184,33 +184,34 @@ impl Writer {
     }
 
     async fn feed(&mut self, message: Bytes) -> Result<(), SocketError> {
-        feed(&mut self.socket, self.encoding, message).await
+        feed(&mut self.socket, self.codec, message).await
     }
 
     /// The reason as a message, then as a close frame, which may hold 123 bytes of text.
-    async fn close(&mut self, reason: &Problem) -> Result<(), SocketError> {
-        let message = self.encoding.encode_error(None, None, reason);
+    async fn close(&mut self, reason: ErrorMessage) -> Result<(), SocketError> {
+        let code = reason.problem.code;
+        let message = super::encode::server(self.codec, &ServerMessage::Error(reason));
         self.feed(message).await?;
-        let code = match reason.code.close_code() {
+        let close_code = match code.close_code() {
             0 => 1008,
-            code => code,
+            close_code => close_code,
         };
         let frame = CloseFrame {
-            code: CloseCode::from(code),
-            reason: Utf8Bytes::from_static(reason.code.code()),
+            code: CloseCode::from(close_code),
+            reason: Utf8Bytes::from_static(code.code()),
         };
         self.socket.send(Message::Close(Some(frame))).await?;
         self.socket.close().await
     }
 }
 
-async fn feed<S>(socket: &mut S, encoding: Encoding, message: Bytes) -> Result<(), SocketError>
+async fn feed<S>(socket: &mut S, codec: Codec, message: Bytes) -> Result<(), SocketError>
 where
     S: Sink<Message, Error = SocketError> + Unpin,
 {
-    let message = match encoding {
-        Encoding::Msgpack => Message::Binary(message),
-        Encoding::Json => Message::Text(
+    let message = match codec {
+        Codec::Msgpack => Message::Binary(message),
+        Codec::Json => Message::Text(
             Utf8Bytes::try_from(message).map_err(|_| SocketError::Utf8("not JSON".to_owned()))?,
         ),
     };

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
+use anabranch_core::batch::Batch;
 use anabranch_core::id::PartitionId;
 use anabranch_core::sequencer::Publish;
 use anabranch_core::stream::StreamDefinition;
 use anabranch_protocol::error::Problem;
 use anabranch_protocol::record::{Placement, build_batches};
-use anabranch_protocol::ws::{AckLevel, ClientPublish, Payload};
+use anabranch_protocol::ws::{self, Payload};
 use anabranch_storage::tables::StreamMap;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::node::{
-    AckSink, Durability, Group, Numbered, Running, check_batch, check_keys, check_partition,
+    AckSink, Group, Numbered, Running, check_batch, check_keys, check_partition,
     wall_clock_ms,
 };
 
@@ -55,24 +56,16 @@ impl Publisher {
     ///
     /// # Errors
     /// When it is refused; others are not concerned.
-    pub(super) fn add(
-        &mut self,
-        publish: &ClientPublish<'_>,
-        message: &Bytes,
-    ) -> Result<(), Problem> {
-        let definition = self.definition(publish.stream)?;
-        let group = match &publish.payload {
+    pub(super) fn add(&mut self, publish: ws::Publish<'_>, message: &Bytes) -> Result<(), Problem> {
+        let definition = self.definition(&publish.stream)?;
+        let group = match publish.payload {
             Payload::Batch(bytes) => {
-                let bytes = match bytes {
-                    // The batch stays where it is: in the message.
-                    std::borrow::Cow::Borrowed(bytes) => message.slice_ref(bytes),
-                    std::borrow::Cow::Owned(bytes) => Bytes::copy_from_slice(bytes),
-                };
-                let batch = check_batch(&definition, bytes)?;
-                let partition = self.partition(&definition, publish.partition)?;
+                // The batch stays where it is: in the message.
+                let batch = check_batch(&definition, ws::shared(bytes, message))?;
+                let partition = publish.partition.unwrap_or_default();
                 Group::One(Publish {
                     stream: definition.id(),
-                    partition,
+                    partition: check_partition(&definition, partition)?,
                     batch,
                 })
             }
@@ -85,27 +78,14 @@ impl Publisher {
                 };
                 self.keyless = self.keyless.wrapping_add(1);
                 check_keys(&definition, records.iter().map(|r| r.key.is_some()))?;
-                let stream = definition.id();
-                let batches = build_batches(records, &placement)?;
-                let publishes: Vec<_> = batches
-                    .into_iter()
-                    .map(|(partition, batch)| Publish {
-                        stream,
-                        partition,
-                        batch,
-                    })
-                    .collect();
-                Group::from(publishes)
+                group_of(&definition, build_batches(&records, &placement)?)
             }
         };
         self.gathered_bytes += group.bytes();
         self.gathered.push(Numbered {
             id: publish.id,
             group,
-            durability: match publish.ack {
-                AckLevel::Disk => Durability::Disk,
-                AckLevel::Memory => Durability::Memory,
-            },
+            durability: publish.durability,
         });
         Ok(())
     }
@@ -145,18 +125,16 @@ impl Publisher {
         self.last = Some((streams, Arc::clone(&definition)));
         Ok(definition)
     }
+}
 
-    fn partition(
-        &mut self,
-        definition: &StreamDefinition,
-        asked: Option<PartitionId>,
-    ) -> Result<PartitionId, Problem> {
-        match asked {
-            Some(partition) => check_partition(definition, partition),
-            None => {
-                self.keyless = self.keyless.wrapping_add(1);
-                Ok(PartitionId::new(self.keyless % definition.partitions))
-            }
-        }
-    }
+fn group_of(definition: &StreamDefinition, batches: Vec<(PartitionId, Batch)>) -> Group {
+    let publishes: Vec<_> = batches
+        .into_iter()
+        .map(|(partition, batch)| Publish {
+            stream: definition.id(),
+            partition,
+            batch,
+        })
+        .collect();
+    Group::from(publishes)
 }

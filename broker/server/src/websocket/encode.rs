@@ -1,0 +1,104 @@
+//! Messages of a subscription, and others, as bytes.
+
+use anabranch_core::stream::StreamDefinition;
+use anabranch_protocol::codec::{Codec, DeliverEncoder, DeliverHead, PartHead};
+use anabranch_protocol::ws::{ErrorMessage, Format, ServerMessage, SubscriptionId};
+use bytes::Bytes;
+
+use crate::node::{Delivered, Error, Selection};
+
+/// Encodes a message that is not worth a way of its own.
+pub(super) fn server(codec: Codec, message: &ServerMessage<'_>) -> Bytes {
+    let mut out = Vec::new();
+    codec.encode_server(message, &mut out);
+    Bytes::from(out)
+}
+
+/// An error about a publish, a subscription, or the connection.
+pub(super) fn error(
+    codec: Codec,
+    id: Option<u64>,
+    subscription: Option<SubscriptionId>,
+    problem: &Error,
+) -> Bytes {
+    let message = ErrorMessage {
+        id,
+        subscription,
+        problem: problem.clone(),
+    };
+    server(codec, &ServerMessage::Error(message))
+}
+
+/// How a subscription's frames are encoded.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) codec: Codec,
+    pub(super) format: Format,
+    pub(super) subscription: SubscriptionId,
+}
+
+impl Shape {
+    /// A number that differs where messages would.
+    pub(super) fn number(self) -> u8 {
+        let codec = match self.codec {
+            Codec::Msgpack => 0,
+            Codec::Json => 2,
+        };
+        let format = match self.format {
+            Format::Records => 0,
+            Format::Batch => 1,
+        };
+        codec + format
+    }
+
+    /// The message of a frame, without the first `skip` records of the frame; `None` when nothing
+    /// of it is selected.
+    pub(super) fn deliver(
+        self,
+        frame: &Delivered,
+        definition: &StreamDefinition,
+        selection: &Selection,
+        skip: u32,
+    ) -> Result<Option<Bytes>, Error> {
+        let stream = definition.id();
+        let parts = frame.commit.parts.iter();
+        let wanted = parts.filter(|part| {
+            part.header.stream == stream
+                && selection.wants_part(part)
+                && part.first_index + part.header.records > skip
+        });
+        let mut encoder = self.begin(frame);
+        for part in wanted {
+            let Some(batch) = &part.batch else { continue };
+            let head = PartHead {
+                partition: part.header.partition,
+                offset: part.base_offset,
+                index: part.first_index,
+            };
+            match self.format {
+                Format::Batch => encoder.batch(&head, batch),
+                Format::Records => {
+                    encoder.records(&head, batch, selection.keys(), skip)?;
+                }
+            }
+        }
+        Ok((encoder.parts() > 0).then(|| Bytes::from(encoder.finish())))
+    }
+
+    /// A message without records: only how far the subscription is.
+    pub(super) fn progress(self, frame: &Delivered) -> Bytes {
+        Bytes::from(self.begin(frame).finish())
+    }
+
+    fn begin(self, frame: &Delivered) -> DeliverEncoder {
+        let header = &frame.commit.header;
+        let head = DeliverHead {
+            subscription: self.subscription,
+            cursor: frame.cursor(),
+            origin: header.origin,
+            sequence: header.sequence,
+            timestamp: header.timestamp.millis(),
+        };
+        DeliverEncoder::begin(self.codec, &head, frame.commit.size())
+    }
+}
