@@ -63,6 +63,11 @@ impl Repository {
     }
 }
 
+/// Whether a Rust file holds nothing but tests.
+pub(crate) fn is_test(path: &str) -> bool {
+    path.contains("/tests/") || path.ends_with("/tests.rs")
+}
+
 /// The lines of a Rust file that are code, with their numbers from 1: comments and blank lines
 /// are left out, and so are the tests at the end.
 pub(crate) fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
