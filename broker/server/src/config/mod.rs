@@ -17,4 +17,4 @@ pub(crate) use error::ConfigError;
 pub(crate) use keys::{Config, Limits};
 pub(crate) use load::{Flag, Loaded, Sources};
 pub(crate) use show::{as_json_lines, as_table, as_toml};
-pub(crate) use value::{ByteSize, LogFormat};
+pub(crate) use value::{ByteSize, LogFormat, bytes_in};

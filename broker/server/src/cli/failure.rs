@@ -1,0 +1,153 @@
+//! What goes wrong, and the exit code that says so.
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use anabranch_client::Error as ClientError;
+use anabranch_protocol::error::{Code, Problem};
+
+use crate::config::ConfigError;
+use crate::serve::ServeError;
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    error: anyhow::Error,
+}
+
+/// The classes of failure that scripts can tell apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Error,
+    Usage,
+    NotFound,
+    Conflict,
+    Denied,
+    Unavailable,
+    /// The reader of our output has gone: nothing to report.
+    NobodyReads,
+}
+
+impl Kind {
+    const fn exit_code(self) -> u8 {
+        match self {
+            Self::Error => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::Conflict => 4,
+            Self::Denied => 5,
+            Self::Unavailable => 6,
+            Self::NobodyReads => 0,
+        }
+    }
+
+    fn of_code(code: Code) -> Self {
+        match code.http_status() {
+            404 => Self::NotFound,
+            409 | 412 => Self::Conflict,
+            401 | 403 => Self::Denied,
+            503 | 504 | 507 => Self::Unavailable,
+            _ => Self::Error,
+        }
+    }
+
+    fn of(error: &anyhow::Error) -> Self {
+        for cause in error.chain() {
+            if let Some(error) = cause.downcast_ref::<ClientError>() {
+                return Self::of_client(error);
+            }
+            if let Some(problem) = cause.downcast_ref::<Problem>() {
+                return Self::of_code(problem.code);
+            }
+            if cause.downcast_ref::<ConfigError>().is_some() {
+                return Self::Usage;
+            }
+            if let Some(ServeError::Listen { .. }) = cause.downcast_ref() {
+                return Self::Conflict;
+            }
+            if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+                return Self::of_io(error.kind());
+            }
+        }
+        Self::Error
+    }
+
+    fn of_client(error: &ClientError) -> Self {
+        match error {
+            ClientError::Refused(problem) => Self::of_code(problem.code),
+            ClientError::Address(_) => Self::Usage,
+            error if error.retryable() => Self::Unavailable,
+            _ => Self::Error,
+        }
+    }
+
+    fn of_io(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::BrokenPipe => Self::NobodyReads,
+            ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::TimedOut => Self::Unavailable,
+            ErrorKind::PermissionDenied => Self::Denied,
+            _ => Self::Error,
+        }
+    }
+}
+
+impl Failure {
+    /// The user asked for something that does not exist in this form.
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Usage,
+            error: anyhow::anyhow!(message.into()),
+        }
+    }
+
+    /// A row or stream that is not there.
+    pub(super) fn not_found(code: Code, message: &str) -> Self {
+        Self {
+            kind: Kind::NotFound,
+            error: Problem::new(code, message).into(),
+        }
+    }
+
+    /// Prints the reason, and gives the exit code.
+    pub(super) fn report(&self) -> ExitCode {
+        if self.kind != Kind::NobodyReads {
+            super::output::error(&format!("{:#}", self.error));
+        }
+        ExitCode::from(self.kind.exit_code())
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        Self {
+            kind: Kind::of(&error),
+            error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_follow_the_class_of_the_error() {
+        let code = |code: Code| Failure::from(Problem::new(code, "")).kind.exit_code();
+        assert_eq!(code(Code::NoSuchStream), 3);
+        assert_eq!(code(Code::StreamExists), 4);
+        assert_eq!(code(Code::Starting), 6);
+        assert_eq!(code(Code::BadStreamName), 1);
+        let refused = std::io::Error::from(ErrorKind::ConnectionRefused);
+        assert_eq!(Failure::from(refused).kind, Kind::Unavailable);
+        let gone = std::io::Error::from(ErrorKind::BrokenPipe);
+        assert_eq!(Failure::from(gone).kind, Kind::NobodyReads);
+        assert_eq!(Failure::usage("x").kind.exit_code(), 2);
+    }
+}

@@ -1,0 +1,103 @@
+//! The commands.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`arguments`] | what can be typed |
+//! | [`failure`] | what goes wrong, and the exit code that says so |
+//! | [`output`] | tables on a terminal, plain lines in a pipe, JSON where asked |
+//! | [`broker`] | `dev` and `serve` |
+//! | [`stream`], [`publish`], [`subscribe`], [`rows`], [`regions`] | the commands that talk to a broker |
+//! | [`verify`], [`doctor`] | whether what is on disk holds, and whether the machine does |
+
+mod arguments;
+mod broker;
+mod doctor;
+mod failure;
+mod logging;
+mod output;
+mod publish;
+mod regions;
+mod rows;
+mod stream;
+mod subscribe;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::demo;
+use arguments::{Arguments, Command, ConfigArguments};
+use failure::Failure;
+
+pub(crate) use arguments::DemoArguments;
+pub(crate) use broker::interrupted;
+pub(crate) use output::Output;
+
+/// Runs the command that was typed.
+pub(crate) fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::from(anyhow::Error::from(error)).report(),
+    };
+    let ended = runtime.block_on(Box::pin(run(arguments.command)));
+    // Reading standard input cannot be interrupted, so nothing waits for it.
+    runtime.shutdown_background();
+    match ended {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// What every command ends with.
+type Ended = Result<ExitCode, Failure>;
+
+async fn run(command: Command) -> Ended {
+    match command {
+        Command::Dev(flags) => broker::dev(flags).await,
+        Command::Serve(flags) => broker::serve(flags).await,
+        Command::Stream(verb) => stream::run(verb).await,
+        Command::Pub(arguments) => publish::run(arguments).await,
+        Command::Sub(arguments) => subscribe::run(arguments).await,
+        Command::Get(arguments) => rows::get(arguments).await,
+        Command::Put(arguments) => rows::put(arguments).await,
+        Command::Delete(arguments) => rows::delete(arguments).await,
+        Command::Rows(arguments) => rows::list(arguments).await,
+        Command::Regions(target) => regions::run(target).await,
+        Command::Bench(command) => {
+            Box::pin(anabranch_bench::run(command)).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Demo(arguments) => Box::pin(demo::run(arguments)).await,
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(arguments).await,
+        Command::Config(arguments) => show_configuration(&arguments),
+        Command::Completion { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "anabranch", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn show_configuration(arguments: &ConfigArguments) -> Ended {
+    let loaded = arguments.flags.load()?;
+    let output = Output::new(arguments.json);
+    if arguments.json {
+        output.line(&crate::config::as_json_lines(&loaded))?;
+    } else {
+        output.line(&crate::config::as_toml(&loaded))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}
