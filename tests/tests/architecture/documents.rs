@@ -110,6 +110,29 @@ fn links_lead_somewhere() {
     expect_none("links lead somewhere", &faults);
 }
 
+/// Comments send the reader to documents by their path from the root.
+#[test]
+fn documents_that_the_code_names_exist() {
+    let repository = Repository::open();
+    let mut faults = Vec::new();
+    for path in repository.files() {
+        if !path.ends_with(".rs") && !path.ends_with(".toml") {
+            continue;
+        }
+        for (index, line) in repository.read(&path).lines().enumerate() {
+            for (at, _) in line.match_indices("docs/") {
+                let inside = |c: &char| c.is_alphanumeric() || "/._-".contains(*c);
+                let name: String = line[at..].chars().take_while(inside).collect();
+                let name = name.trim_end_matches('.');
+                if name.ends_with(".md") && !repository.has(name) {
+                    faults.push(format!("{path}:{} names {name}", index + 1));
+                }
+            }
+        }
+    }
+    expect_none("a document that the code names is there", &faults);
+}
+
 /// A link `` [`Writer::gather`](….rs) `` promises that the file defines `gather` and knows `Writer`.
 #[test]
 fn functions_and_types_that_documents_name_exist() {
@@ -255,12 +278,12 @@ fn words_of_the_glossary_stand_in_order_and_once() {
 #[test]
 fn links_are_found_and_resolved() {
     let text = "a [b](../x/y.rs) and [`C::d`](#here)\n```\n[no](no)\n```\n";
-    let found = links("docs/A.md", text);
+    let found = links("guide/A.md", text);
     let short: Vec<_> = found
         .iter()
         .map(|l| (l.text.as_str(), l.path.as_str()))
         .collect();
-    assert_eq!(short, [("b", "x/y.rs"), ("`C::d`", "docs/A.md")]);
+    assert_eq!(short, [("b", "x/y.rs"), ("`C::d`", "guide/A.md")]);
     assert_eq!(
         slug("## The write path, step by step"),
         "the-write-path-step-by-step"
