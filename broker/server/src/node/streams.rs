@@ -115,6 +115,8 @@ impl Running {
         let _one_at_a_time = self.defining.lock().await;
         let held = self.writable_stream(name)?;
         self.write_definition(&held.name, None).await?;
+        // Those who follow it must notice that it is gone.
+        self.tail.wake_all();
         Ok(())
     }
 
