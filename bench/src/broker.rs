@@ -1,0 +1,230 @@
+//! The broker under load: a child process, or one that runs already.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::cli::Setting;
+use crate::cpu::{self, Memory, Moment};
+use crate::http::Http;
+
+/// How long a broker may take to start or to end before a measurement is given up.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often `/readyz` is asked.
+const ASK_EVERY: Duration = Duration::from_millis(1);
+
+/// A broker.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    address: SocketAddr,
+    process: Process,
+    /// From the start of the process; zero for one that ran already.
+    pub(crate) listening_after: Duration,
+    /// The same.
+    pub(crate) ready_after: Duration,
+}
+
+#[derive(Debug)]
+enum Process {
+    /// Started here. Its standard output is kept open, so that it never writes into the void.
+    Child(Box<Child>, BufReader<ChildStdout>),
+    /// Started by others, with its process id where that was told.
+    Foreign(Option<u32>),
+}
+
+/// Where data is kept while something is measured. Removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Place(TempDir);
+
+impl Place {
+    /// In the given folder, or in the system's temporary one unless that is memory.
+    pub(crate) fn new(dir: Option<&Path>) -> Result<Self> {
+        let parent = match dir {
+            Some(dir) => dir.to_owned(),
+            None => disk_for_temporary_files(),
+        };
+        tempfile::Builder::new()
+            .prefix("anabranch-bench-")
+            .tempdir_in(&parent)
+            .map(Self)
+            .with_context(|| format!("cannot make a folder in {}", parent.display()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+fn disk_for_temporary_files() -> PathBuf {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    let dir = std::env::temp_dir();
+    let in_memory =
+        rustix::fs::statfs(&dir).is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(TMPFS_MAGIC));
+    if in_memory { PathBuf::from(".") } else { dir }
+}
+
+impl Broker {
+    /// The broker that the setting asks for, ready. `place` is for the data of one that is started.
+    pub(crate) async fn start(setting: &Setting, place: &Place) -> Result<Self> {
+        match &setting.server {
+            Some(url) => Self::connect(url, setting.pid).await,
+            None => Self::spawn(setting, &place.path().join("data")).await,
+        }
+    }
+
+    async fn connect(url: &str, pid: Option<u32>) -> Result<Self> {
+        let broker = Self {
+            address: address_of(url)?,
+            process: Process::Foreign(pid),
+            listening_after: Duration::ZERO,
+            ready_after: Duration::ZERO,
+        };
+        broker
+            .wait_until_ready()
+            .await
+            .with_context(|| format!("no broker is ready at {url}"))?;
+        Ok(broker)
+    }
+
+    async fn spawn(setting: &Setting, data: &Path) -> Result<Self> {
+        let program = std::env::current_exe().context("this program's own path is unknown")?;
+        let mut command = Command::new(&program);
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--print-addresses"])
+            .args(["--log-level", "warn", "--data-dir"])
+            .arg(data);
+        for pair in &setting.set {
+            command.args(["--set", pair]);
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let started = Instant::now();
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let output = child.stdout.take().context("the broker has no output")?;
+        let mut output = BufReader::new(output);
+        let address = read_address(&mut output).await?;
+        let listening_after = started.elapsed();
+        let mut broker = Self {
+            address,
+            process: Process::Child(Box::new(child), output),
+            listening_after,
+            ready_after: Duration::ZERO,
+        };
+        broker.wait_until_ready().await?;
+        broker.ready_after = started.elapsed();
+        Ok(broker)
+    }
+
+    async fn wait_until_ready(&self) -> Result<()> {
+        let started = Instant::now();
+        let mut http = Http::connect(self.address).await?;
+        while http.get("/readyz", &[]).await?.status != 200 {
+            if started.elapsed() > PATIENCE {
+                bail!("the broker is not ready after {} s", PATIENCE.as_secs());
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn pid(&self) -> Option<u32> {
+        match &self.process {
+            Process::Child(child, _) => child.id(),
+            Process::Foreign(pid) => *pid,
+        }
+    }
+
+    /// CPU time of the broker and of this process.
+    pub(crate) fn cpu(&self) -> Moment {
+        Moment::now(self.pid())
+    }
+
+    /// The broker's memory; `None` when its process is unknown.
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        self.pid().and_then(|pid| cpu::memory(pid).ok())
+    }
+
+    /// Ends a broker that was started here, gracefully; returns how long that took.
+    pub(crate) async fn stop(self) -> Result<Duration> {
+        self.end(Signal::TERM).await
+    }
+
+    /// Ends it at once, as a crash would.
+    pub(crate) async fn kill(self) -> Result<Duration> {
+        self.end(Signal::KILL).await
+    }
+
+    async fn end(self, signal: Signal) -> Result<Duration> {
+        let Process::Child(mut child, _output) = self.process else {
+            return Ok(Duration::ZERO);
+        };
+        let started = Instant::now();
+        let pid = child.id().context("the broker has ended by itself")?;
+        let pid = Pid::from_raw(pid.cast_signed()).context("zero is no process id")?;
+        kill_process(pid, signal)?;
+        let status = tokio::time::timeout(PATIENCE, child.wait())
+            .await
+            .with_context(|| format!("the broker did not end within {} s", PATIENCE.as_secs()))??;
+        if signal == Signal::TERM && !status.success() {
+            bail!("the broker ended with {status} instead of gracefully");
+        }
+        Ok(started.elapsed())
+    }
+}
+
+async fn read_address(output: &mut BufReader<ChildStdout>) -> Result<SocketAddr> {
+    #[derive(Deserialize)]
+    struct Line {
+        listen: SocketAddr,
+    }
+    let mut line = String::new();
+    let read = tokio::time::timeout(PATIENCE, output.read_line(&mut line));
+    if read
+        .await
+        .context("the broker does not say where it listens")??
+        == 0
+    {
+        bail!("the broker ended before it listened");
+    }
+    let line: Line = serde_json::from_str(&line)
+        .with_context(|| format!("the broker printed {line:?} instead of its addresses"))?;
+    Ok(line.listen)
+}
+
+fn address_of(url: &str) -> Result<SocketAddr> {
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let host = rest.trim_end_matches('/');
+    host.to_socket_addrs()
+        .with_context(|| format!("{url:?} is not http://HOST:PORT"))?
+        .next()
+        .with_context(|| format!("{host} has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_from_urls() {
+        let address = address_of("http://127.0.0.1:7070/").unwrap();
+        assert_eq!(address, "127.0.0.1:7070".parse().unwrap());
+        assert!(address_of("http://127.0.0.1").is_err());
+    }
+}
