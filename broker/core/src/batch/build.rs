@@ -444,6 +444,14 @@ mod tests {
     }
 
     #[test]
+    fn fields_can_be_kept_as_slices_of_the_inflated_bytes() {
+        let batch = filled(&[plain(b"a"), plain(b"b")]).finish(None).unwrap();
+        let records = batch.records().unwrap();
+        let value = records.iter().nth(1).unwrap().unwrap().value.unwrap();
+        assert_eq!(records.bytes().slice_ref(value), b"b".as_slice());
+    }
+
+    #[test]
     fn compaction_keeps_offsets() {
         let batch = filled(&[plain(b"a"), plain(b"b"), plain(b"c")])
             .finish(None)

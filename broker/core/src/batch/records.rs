@@ -128,6 +128,13 @@ impl Records {
         }
     }
 
+    /// The inflated bytes that the records borrow from, so that a key or a value can be kept as a
+    /// slice of them without copying.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     /// Walks over the records. After an error the walk ends.
     pub fn iter(&self) -> Walk<'_> {
         Walk {
