@@ -1,1 +1,68 @@
-//! The log: one per broker, all streams in it.
+//! The log: one per broker, all streams in it, in the order in which the broker applied them.
+//!
+//! ```text
+//! append, append … sync ──► one write + one fdatasync ──► Durable ──► readers
+//!                 roll ──► the segment is sealed in the background: index, checkpoint, footer
+//!                 open ──► seals are read, what is unsealed is scanned: the only recovery path
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | `writer` | [`Log`]: group commit, rolling, closing |
+//! | `reader` | [`LogReader`]: reading by position, stream, vector, time and offset |
+//! | `recover` | opening a log, whatever state it was left in |
+//! | `verify` | [`verify()`]: every checksum and every cross-reference |
+//! | `clean` | [`Cleaner`]: retention, compaction, rewriting, the floor |
+//! | `segment`, `entry`, `index`, `mark`, `trims` | the files, byte by byte; see docs/format/log.md |
+//! | `seal` | the thread that seals segments and prepares the next |
+//! | `scan` | walking over the entries of a file |
+//! | `shared` | what writer, readers and cleaner share |
+
+mod entry;
+mod fields;
+mod index;
+mod mark;
+mod reader;
+mod recover;
+mod scan;
+mod seal;
+mod segment;
+mod shared;
+mod trims;
+mod writer;
+
+pub use entry::EntryFault;
+pub use index::Filter;
+pub use mark::Proof;
+pub use reader::{Chunk, LogReader, ReadError};
+pub use recover::{Damage, OpenError, Opened, Progress, Recovery};
+pub use segment::SegmentFault;
+pub use writer::{Log, WriteError};
+
+/// Who seals segments and prepares the next one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Background {
+    /// A thread of its own, so that the writer never waits for it.
+    Thread,
+    /// Whoever rolls, at once: every run does the same disk operations in the same order.
+    Inline,
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogOptions {
+    /// Size at which a segment is sealed. Large enough that indexes and seals cost nothing, small
+    /// enough that scanning one takes a fraction of a second.
+    pub segment_bytes: u64,
+    /// Who seals segments.
+    pub background: Background,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 256 << 20,
+            background: Background::Thread,
+        }
+    }
+}

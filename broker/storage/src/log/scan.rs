@@ -1,0 +1,149 @@
+//! Walking over the entries of a segment file, one after the other.
+
+use std::io;
+
+use anabranch_core::id::Position;
+use bytes::{Bytes, BytesMut};
+
+use super::entry::{
+    ALIGNMENT, ENTRY_HEADER_BYTES, ENTRY_MAGIC, Entry, EntryFault, EntryHeader, MAX_ENTRY_BYTES,
+};
+use super::fields::length;
+use super::segment::SegmentId;
+use crate::disk::DiskFile;
+
+/// Bytes read at a time.
+const WINDOW_BYTES: usize = 4 << 20;
+
+/// Reads entries in order.
+#[derive(Debug)]
+pub(crate) struct Scanner<'a> {
+    file: &'a dyn DiskFile,
+    seed: u32,
+    /// Where the next entry begins.
+    at: u64,
+    /// Where the entries end at the latest.
+    end: u64,
+    window: Bytes,
+    window_at: u64,
+}
+
+impl<'a> Scanner<'a> {
+    /// A scanner over the bytes from `at` to `end` of a segment.
+    pub(crate) fn new(file: &'a dyn DiskFile, id: SegmentId, at: u64, end: u64) -> Self {
+        Self {
+            file,
+            seed: id.seed(),
+            at,
+            end,
+            window: Bytes::new(),
+            window_at: at,
+        }
+    }
+
+    /// Where the next entry begins.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Whether the bytes are at their end.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.at >= self.end
+    }
+
+    /// Reads the next entry, which should be this position. After a fault it stays where it is.
+    pub(crate) fn next(&mut self, position: Position) -> io::Result<Result<Entry, EntryFault>> {
+        let front = self.bytes(ENTRY_HEADER_BYTES)?;
+        let header = match EntryHeader::peek(&front) {
+            Ok(header) => header,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let bytes = self.bytes(header.length)?;
+        let read = Entry::read(&bytes, self.seed, position, &|_| true);
+        if read.is_ok() {
+            self.at += length(header.length);
+        }
+        Ok(read)
+    }
+
+    /// The bytes from here on, as many as asked for or as there are.
+    fn bytes(&mut self, wanted: usize) -> io::Result<Bytes> {
+        let wanted = length(wanted).min(self.end - self.at);
+        let window_end = self.window_at + length(self.window.len());
+        if self.at < self.window_at || self.at + wanted > window_end {
+            let read = length(WINDOW_BYTES).max(wanted).min(self.end - self.at);
+            self.window = read_range(self.file, self.at, read)?;
+            self.window_at = self.at;
+        }
+        let from = usize::try_from(self.at - self.window_at).map_err(io::Error::other)?;
+        let wanted = usize::try_from(wanted).map_err(io::Error::other)?;
+        Ok(self.window.slice(from..from + wanted))
+    }
+}
+
+/// Reads a range of a file.
+pub(crate) fn read_range(file: &dyn DiskFile, at: u64, bytes: u64) -> io::Result<Bytes> {
+    let mut buffer = BytesMut::zeroed(usize::try_from(bytes).map_err(io::Error::other)?);
+    file.read_at(&mut buffer, at)?;
+    Ok(buffer.freeze())
+}
+
+/// What lies behind the place where the entries seem to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Behind {
+    /// The greatest durable position that a valid entry there speaks of.
+    pub(crate) durable: Position,
+    /// After the last byte that is not zero.
+    pub(crate) written_end: u64,
+}
+
+/// Looks for entries of the segment in `from..end`, wherever they begin.
+pub(crate) fn look_behind(
+    file: &dyn DiskFile,
+    id: SegmentId,
+    from: u64,
+    end: u64,
+) -> io::Result<Behind> {
+    let mut behind = Behind {
+        durable: Position::default(),
+        written_end: from,
+    };
+    let mut at = from;
+    while at < end {
+        let window = read_range(file, at, length(WINDOW_BYTES).min(end - at))?;
+        for (number, word) in window.chunks(ALIGNMENT).enumerate() {
+            if word.iter().all(|&byte| byte == 0) {
+                continue;
+            }
+            let word_at = at + length(number * ALIGNMENT);
+            behind.written_end = word_at + length(word.len());
+            if word.starts_with(&ENTRY_MAGIC.to_le_bytes())
+                && let Some(header) = header_at(file, id, word_at, end)?
+            {
+                behind.durable = behind.durable.max(header.durable);
+            }
+        }
+        at += length(window.len());
+    }
+    Ok(behind)
+}
+
+fn header_at(
+    file: &dyn DiskFile,
+    id: SegmentId,
+    at: u64,
+    end: u64,
+) -> io::Result<Option<EntryHeader>> {
+    let front = length(ENTRY_HEADER_BYTES);
+    if at + front > end {
+        return Ok(None);
+    }
+    let Ok(header) = EntryHeader::peek(&read_range(file, at, front)?) else {
+        return Ok(None);
+    };
+    let table = length(header.table_end().min(MAX_ENTRY_BYTES));
+    if at + table > end {
+        return Ok(None);
+    }
+    Ok(EntryHeader::check(&read_range(file, at, table)?, id.seed()).ok())
+}

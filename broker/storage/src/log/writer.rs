@@ -1,0 +1,312 @@
+//! The writing half: group commit.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anabranch_core::frame::Commit;
+use anabranch_core::id::Position;
+
+use super::index::{NewEntry, SegmentIndex};
+use super::mark::MarkFile;
+use super::recover::{self, OpenError, Opened, Progress};
+use super::seal::{Sealer, write_seal};
+use super::segment::{FIRST_ENTRY_AT, SegmentId};
+use super::shared::Shared;
+use super::{LogOptions, entry};
+use crate::data_dir::{DataDir, Identity};
+use crate::disk::{Disk, DiskFile};
+use crate::durable::Durable;
+
+/// Capacity that the group buffer keeps between groups.
+const GROUP_BUFFER_BYTES: usize = 8 << 20;
+
+/// Why something could not be made durable.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// There is no room for the next segment. Nothing has failed yet: the log can go on when there
+    /// is room again, and be read meanwhile.
+    #[error("no space left for the next segment of the log in {path}; free some space")]
+    NoSpace {
+        /// Where the segments are.
+        path: PathBuf,
+    },
+    /// A write or sync failed. Nothing can be written any more until the log is opened again.
+    #[error("cannot {action} {path}: {source}; nothing more is written, restart the broker once the disk is well")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Something failed before.
+    #[error("nothing more is written since an earlier failure: {0}")]
+    Poisoned(String),
+}
+
+/// The writing half of a log. Owned by one thread.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    sealer: Sealer,
+    marks: MarkFile,
+    options: LogOptions,
+    target: Target,
+    /// Entries that are not written yet, as they will lie in the file.
+    group: Vec<u8>,
+    pending: Vec<Pending>,
+    /// First position that is not durable.
+    durable: Position,
+    poison: Option<String>,
+}
+
+/// The file that is written.
+#[derive(Debug)]
+struct Target {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    id: SegmentId,
+    first: Position,
+    /// Where the next entry goes.
+    end: u64,
+}
+
+impl Target {
+    fn of(shared: &Shared) -> Self {
+        let state = shared.state.read();
+        Self {
+            file: Arc::clone(&state.active.file),
+            path: state.active.path.clone(),
+            id: state.active.id,
+            first: state.active.index.first(),
+            end: state.active.index.end(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Pending {
+    commit: Arc<Commit>,
+    appended_at: u64,
+    length: usize,
+}
+
+impl Log {
+    /// Opens the log of a data directory, or makes one; see [`Log::open_at`].
+    ///
+    /// # Errors
+    /// As [`Log::open_at`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &DataDir,
+        options: LogOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Opened, OpenError> {
+        Self::open_at(disk, dir.path(), dir.identity(), options, progress)
+    }
+
+    /// Opens the log in `dir`, the data directory, or makes one. This is also the recovery:
+    /// whatever state the log was left in, this is how it is brought back.
+    ///
+    /// # Errors
+    /// When something durable is damaged or missing, when the log belongs to another broker or a
+    /// later version, or as the operating system says.
+    pub fn open_at(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        identity: Identity,
+        options: LogOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Opened, OpenError> {
+        recover::open(disk, dir, identity, options, progress)
+    }
+
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        marks: MarkFile,
+        identity: Identity,
+        options: LogOptions,
+    ) -> io::Result<Self> {
+        let sealer = Sealer::start(Arc::clone(&shared), identity, options)?;
+        let target = Target::of(&shared);
+        let durable = shared.state.read().next();
+        Ok(Self {
+            shared,
+            sealer,
+            marks,
+            options,
+            target,
+            group: Vec::new(),
+            pending: Vec::new(),
+            durable,
+            poison: None,
+        })
+    }
+
+    /// Adds a commit to the group that the next [`Log::sync`] writes. `now_ms` is the wall clock,
+    /// by which retention goes.
+    ///
+    /// # Panics
+    /// When the commit's position is not the next one.
+    pub fn append(&mut self, commit: Commit, now_ms: u64) {
+        let next = self.durable.get() + super::fields::length(self.pending.len());
+        assert_eq!(commit.position.get(), next, "positions are dense");
+        let before = self.group.len();
+        let seed = self.target.id.seed();
+        entry::encode(&mut self.group, seed, &commit, now_ms, self.durable);
+        self.pending.push(Pending {
+            commit: Arc::new(commit),
+            appended_at: now_ms,
+            length: self.group.len() - before,
+        });
+    }
+
+    /// Bytes of the group so far.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.group.len()
+    }
+
+    /// Makes the group durable, with one write and one sync, and lets readers see it.
+    ///
+    /// # Errors
+    /// When the write or the sync fails; from then on always. A failed sync is never retried: the
+    /// kernel may have dropped what it could not write (Rebello et al., ATC 2020).
+    pub fn sync(&mut self) -> Result<Vec<Durable<Arc<Commit>>>, WriteError> {
+        self.check()?;
+        if self.pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        let written = self.target.file.write_at(&self.group, self.target.end);
+        self.poisoning("write", written)?;
+        let synced = self.target.file.sync_data();
+        self.poisoning("sync", synced)?;
+        self.target.end += super::fields::length(self.group.len());
+        self.durable = Position::new(self.durable.get() + super::fields::length(self.pending.len()));
+        self.group.clear();
+        self.group.shrink_to(GROUP_BUFFER_BYTES);
+        let moved = self.advance_mark();
+        self.poisoning("write the mark of", moved)?;
+        Ok(self.publish())
+    }
+
+    fn advance_mark(&mut self) -> io::Result<()> {
+        let segment = (self.target.first, self.target.id);
+        self.marks.advance(self.durable, segment, self.target.end)
+    }
+
+    /// Hands what was synced to the readers.
+    fn publish(&mut self) -> Vec<Durable<Arc<Commit>>> {
+        let mut state = self.shared.state.write();
+        let index = &mut state.active.index;
+        let published = self.pending.drain(..).map(|pending| {
+            index.push(NewEntry {
+                commit: &pending.commit,
+                appended_at: pending.appended_at,
+                length: pending.length,
+            });
+            Durable::new(pending.commit)
+        });
+        published.collect()
+    }
+
+    /// Whether the segment is full, so that [`Log::roll`] is due before the next append.
+    #[must_use]
+    pub fn wants_roll(&self) -> bool {
+        self.pending.is_empty()
+            && self.target.end >= self.options.segment_bytes
+            && self.poison.is_none()
+    }
+
+    /// Goes on in the next segment. The full one is sealed in the background, with the sequencer's
+    /// `checkpoint`, which covers everything appended so far.
+    ///
+    /// # Errors
+    /// [`WriteError::NoSpace`] leaves everything as it was: it may be tried again. Any other error
+    /// is final.
+    ///
+    /// # Panics
+    /// When something was appended that is not synced.
+    pub fn roll(&mut self, checkpoint: Vec<u8>) -> Result<(), WriteError> {
+        self.check()?;
+        assert!(self.pending.is_empty(), "rolls happen between groups");
+        let base = {
+            let state = self.shared.state.read();
+            if state.active.index.len() == 0 {
+                return Ok(());
+            }
+            state.active.index.vector_after()
+        };
+        let index = SegmentIndex::new(self.durable, base, FIRST_ENTRY_AT);
+        let next = match self.sealer.next_segment(index) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                let path = self.shared.dir.clone();
+                return Err(WriteError::NoSpace { path });
+            }
+            next => self.poisoning("begin the segment after", next)?,
+        };
+        let segment = self.shared.state.write().roll(next);
+        self.target = Target::of(&self.shared);
+        let moved = self.advance_mark();
+        self.poisoning("write the mark of", moved)?;
+        self.sealer.seal(segment, checkpoint);
+        Ok(())
+    }
+
+    /// Seals the log and marks it as closed, so that the next start need not scan anything.
+    /// `checkpoint` is the sequencer's, which covers everything appended.
+    ///
+    /// # Errors
+    /// When a write or sync fails. What was acknowledged before is durable all the same.
+    pub fn close(mut self, checkpoint: &[u8]) -> Result<(), WriteError> {
+        self.sync()?;
+        self.sealer.stop();
+        self.check()?;
+        let removed = self.sealer.discard_prepared();
+        self.poisoning("remove the segment after", removed)?;
+        let sealed = self.seal_active(checkpoint);
+        self.poisoning("seal", sealed)?;
+        let closed = self.marks.close();
+        self.poisoning("write the mark of", closed)
+    }
+
+    fn seal_active(&self, checkpoint: &[u8]) -> io::Result<()> {
+        let state = self.shared.state.read();
+        if state.active.index.len() > 0 {
+            write_seal(
+                &*self.target.file,
+                self.target.id,
+                &state.active.index,
+                checkpoint,
+            )?;
+            return Ok(());
+        }
+        // Nothing to seal; but a start need not look through empty space either.
+        self.target.file.truncate(FIRST_ENTRY_AT)?;
+        self.target.file.sync_data()
+    }
+
+    fn check(&mut self) -> Result<(), WriteError> {
+        if self.poison.is_none() {
+            self.poison = self.sealer.failure();
+        }
+        match &self.poison {
+            None => Ok(()),
+            Some(why) => Err(WriteError::Poisoned(why.clone())),
+        }
+    }
+
+    fn poisoning<T>(&mut self, action: &'static str, done: io::Result<T>) -> Result<T, WriteError> {
+        done.map_err(|source| {
+            let path = self.target.path.clone();
+            self.poison = Some(format!("cannot {action} {}: {source}", path.display()));
+            WriteError::Io {
+                action,
+                path,
+                source,
+            }
+        })
+    }
+}
