@@ -68,6 +68,7 @@ type Answer = Result<axum::response::Response, refusal::Refusal>;
 /// Every route of the surface. Routes that are added later bring their own answers to wrong
 /// methods; unknown paths are answered here.
 pub(crate) fn router(node: &Arc<Node>, prometheus: PrometheusHandle) -> Router {
+    measure::describe();
     let node = Arc::clone(node);
     let surface = Arc::new(Surface { node, prometheus });
     routes()
