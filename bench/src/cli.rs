@@ -28,6 +28,10 @@ pub enum Command {
     ///
     /// Defaults: 5,000,000 records, 1024 in flight, 100 bytes each.
     Singles(LoadArguments),
+    /// What a program gets that publishes through the Rust client.
+    ///
+    /// Defaults: 10,000,000 records, 100 bytes each, batches of up to 1000.
+    Client(LoadArguments),
     /// One stream to many subscribers.
     ///
     /// Defaults: 1, 10 and 100 subscribers, 6 seconds each, 1000 records a batch, 100 bytes each.
@@ -48,9 +52,11 @@ impl Command {
     pub(crate) fn setting(&self) -> &Setting {
         match self {
             Self::Publish(arguments) => &arguments.load.setting,
-            Self::Rows(load) | Self::Latency(load) | Self::Reads(load) | Self::Singles(load) => {
-                &load.setting
-            }
+            Self::Rows(load)
+            | Self::Latency(load)
+            | Self::Reads(load)
+            | Self::Singles(load)
+            | Self::Client(load) => &load.setting,
             Self::Fanout(arguments) => &arguments.load.setting,
             Self::Restart(arguments) => &arguments.setting,
             Self::Idle(arguments) => &arguments.setting,

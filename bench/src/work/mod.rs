@@ -3,6 +3,7 @@
 //! | file | measures |
 //! |---|---|
 //! | `publish` | durable publishing, in batches and one by one |
+//! | `client` | publishing through the Rust client |
 //! | `rows` | publishing into a table, until it is readable |
 //! | `latency` | publish to delivery |
 //! | `reads` | rows over HTTP |
@@ -13,6 +14,7 @@
 //! | `stage` | a broker, its folder, and the machine's limits beside it |
 //! | `team` | several publishers that share the work |
 
+mod client;
 mod fanout;
 mod idle;
 mod latency;
@@ -52,6 +54,7 @@ async fn one(command: Command, printer: &mut Printer<'_>) -> Result<()> {
     match command {
         Command::Publish(arguments) => printer.print(publish::batches(&arguments).await?),
         Command::Singles(load) => printer.print(publish::singles(&load).await?),
+        Command::Client(load) => printer.print(client::run(&load).await?),
         Command::Rows(load) => printer.print(rows::run(&load).await?),
         Command::Latency(load) => printer.print(latency::run(&load).await?),
         Command::Reads(load) => printer.print(reads::run(&load).await?),
@@ -88,7 +91,8 @@ fn all(setting: &Setting) -> Vec<Command> {
         Command::Rows(load.clone()),
         Command::Latency(load.clone()),
         Command::Reads(load.clone()),
-        Command::Singles(load),
+        Command::Singles(load.clone()),
+        Command::Client(load),
         Command::Fanout(fanout),
     ];
     if setting.server.is_none() {
