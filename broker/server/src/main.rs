@@ -5,6 +5,7 @@
 //! | [`cli`] | the commands |
 //! | [`config`] | flag, environment, file, default |
 //! | [`demo`] | a year of flights, streamed into a broker |
+//! | [`connections`] | accepting them, within limits |
 //! | [`serve`] | a broker from start to graceful end |
 //! | [`node`] | the narrow waist: publish, subscribe, row, rows, stream info |
 //! | [`http`] | the HTTP surface |
@@ -12,6 +13,7 @@
 
 mod cli;
 mod config;
+mod connections;
 mod demo;
 mod http;
 mod node;
