@@ -41,6 +41,8 @@ struct Lane<W> {
     next: u32,
     queue: VecDeque<Sent<W>>,
     draining: bool,
+    /// The broker has taken something of this producer.
+    is_known: bool,
     /// Something was refused that may succeed later.
     patient: bool,
 }
@@ -74,6 +76,7 @@ impl<W> Pipeline<W> {
             next: 0,
             queue: VecDeque::new(),
             draining: false,
+            is_known: false,
             patient: false,
         };
         Self {
@@ -118,12 +121,25 @@ impl<W> Pipeline<W> {
 
     /// Whether something is to be sent.
     pub(super) fn has_next(&self) -> bool {
-        !self.outbox.is_empty()
+        self.first_to_send().is_some()
+    }
+
+    /// The first that may be sent. Of a producer that the broker does not know yet, one batch goes
+    /// ahead: were it refused, the broker could not see the gap before those behind it.
+    fn first_to_send(&self) -> Option<u64> {
+        let may_go = |&&id: &&u64| {
+            let lane = self.lane_of.get(&id).map(|&at| &self.lanes[at]);
+            lane.is_some_and(|lane| {
+                lane.is_known || lane.queue.front().is_some_and(|first| first.id == id)
+            })
+        };
+        self.outbox.iter().find(may_go).copied()
     }
 
     /// What is to be sent next; it counts as sent.
     pub(super) fn next(&mut self) -> Option<(u64, PartitionId, Batch)> {
-        let id = self.outbox.pop_first()?;
+        let id = self.first_to_send()?;
+        self.outbox.remove(&id);
         let (at, index) = self.find(id)?;
         let sent = &mut self.lanes[at].queue[index];
         sent.on_its_way = true;
@@ -132,6 +148,8 @@ impl<W> Pipeline<W> {
 
     /// A publish was acknowledged: it waits no more.
     pub(super) fn acked(&mut self, id: u64) -> Option<Waiting<W>> {
+        let &at = self.lane_of.get(&id)?;
+        self.lanes[at].is_known = true;
         self.remove(id)
     }
 
@@ -190,6 +208,7 @@ impl<W> Pipeline<W> {
             lane.producer = producer();
             lane.next = 0;
             lane.draining = false;
+            lane.is_known = false;
             lane.patient = false;
             for index in 0..lane.queue.len() {
                 let stamp = lane.stamp();
@@ -311,6 +330,9 @@ mod tests {
 
     fn filled(texts: &[&'static str]) -> Pipeline<&'static str> {
         let mut pipeline = Pipeline::new(1, ids());
+        pipeline.admit(P0, builder("first"), "first").unwrap();
+        let _ = pipeline.next();
+        assert!(pipeline.acked(1).is_some());
         for &text in texts {
             pipeline.admit(P0, builder(text), text).unwrap();
         }
@@ -330,27 +352,30 @@ mod tests {
         assert_eq!(pipeline.acked(first[0].0), Some((P0, "a")));
         pipeline.disconnected();
         assert_eq!(sent(&mut pipeline), first[1..]);
-        assert!(pipeline.acked(2).is_some() && pipeline.acked(3).is_some());
+        assert!(pipeline.acked(3).is_some() && pipeline.acked(4).is_some());
         assert!(pipeline.is_empty());
-        assert_eq!(pipeline.acked(3), None);
+        assert_eq!(pipeline.acked(4), None);
     }
 
     #[test]
     fn a_refused_batch_fails_alone_and_the_rest_starts_over() {
         let mut pipeline = filled(&["a", "b", "c"]);
         let first = sent(&mut pipeline);
-        let refused = pipeline.refused(1, Problem::new(Code::KeyMissing, "no key"));
+        let refused = pipeline.refused(2, Problem::new(Code::KeyMissing, "no key"));
         assert!(matches!(refused, Refused::Failed((P0, "a"), _)));
         pipeline.admit(P0, builder("d"), "d").unwrap();
         assert!(!pipeline.has_next(), "the partition drains first");
         assert_eq!(pipeline.drained(), None);
         let gap = || Problem::new(Code::ProducerGap, "gap");
-        assert!(matches!(pipeline.refused(2, gap()), Refused::Kept));
-        assert_eq!(pipeline.drained(), None);
         assert!(matches!(pipeline.refused(3, gap()), Refused::Kept));
+        assert_eq!(pipeline.drained(), None);
+        assert!(matches!(pipeline.refused(4, gap()), Refused::Kept));
         assert_eq!(pipeline.drained(), Some(Pause::None));
         pipeline.resume(|| 7).unwrap();
-        let again = sent(&mut pipeline);
+        let mut again = sent(&mut pipeline);
+        assert_eq!(again.len(), 1, "one goes ahead of a producer that is new");
+        assert!(pipeline.acked(3).is_some());
+        again.extend(sent(&mut pipeline));
         let texts: Vec<_> = again.iter().map(|(_, _, text)| text.as_str()).collect();
         assert_eq!(texts, ["b", "c", "d"]);
         let sequences: Vec<_> = again.iter().map(|(_, stamp, _)| stamp.sequence).collect();
@@ -363,7 +388,7 @@ mod tests {
     fn an_overloaded_broker_is_given_time() {
         let mut pipeline = filled(&["a"]);
         let _ = sent(&mut pipeline);
-        let refused = pipeline.refused(1, Problem::new(Code::Overloaded, "busy"));
+        let refused = pipeline.refused(2, Problem::new(Code::Overloaded, "busy"));
         assert!(matches!(refused, Refused::Kept));
         assert_eq!(pipeline.drained(), Some(Pause::Backoff));
     }
@@ -372,13 +397,13 @@ mod tests {
     fn a_batch_that_was_taken_while_its_partition_drains_is_not_sent_again() {
         let mut pipeline = filled(&["a", "b"]);
         let _ = sent(&mut pipeline);
-        let _ = pipeline.refused(1, Problem::new(Code::KeyMissing, "no key"));
+        let _ = pipeline.refused(2, Problem::new(Code::KeyMissing, "no key"));
         // The answer to the second is lost with the connection: it may have been taken.
         pipeline.disconnected();
         let again = sent(&mut pipeline);
         assert_eq!(again.len(), 1);
-        assert_eq!(again[0].1.sequence, 1, "under its old number");
-        assert!(pipeline.acked(2).is_some());
+        assert_eq!(again[0].1.sequence, 2, "under its old number");
+        assert!(pipeline.acked(3).is_some());
         assert_eq!(pipeline.drained(), Some(Pause::None));
         pipeline.resume(|| 7).unwrap();
         assert!(!pipeline.has_next());
@@ -415,9 +440,9 @@ mod tests {
         /// failed is not, and the order holds.
         #[test]
         fn every_batch_counts_once(chances in prop::collection::vec(0u8..20, 1..400)) {
-            let mut pipeline = Pipeline::new(1, ids());
-            let mut broker = Broker::default();
             let mut producer = ids();
+            let mut pipeline = Pipeline::new(1, &mut producer);
+            let mut broker = Broker::default();
             let (mut acked, mut failed) = (Vec::new(), Vec::new());
             let mut answers = VecDeque::new();
             let mut admitted = 0;
