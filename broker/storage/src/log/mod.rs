@@ -18,6 +18,7 @@
 //! | `scan` | walking over the entries of a file |
 //! | `shared` | what writer, readers and cleaner share |
 
+mod clean;
 mod entry;
 mod fields;
 mod index;
@@ -31,6 +32,7 @@ mod shared;
 mod trims;
 mod writer;
 
+pub use clean::{CleanError, Cleaner, Policy, Report};
 pub use entry::EntryFault;
 pub use index::Filter;
 pub use mark::Proof;

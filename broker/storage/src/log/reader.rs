@@ -364,7 +364,8 @@ impl LogReader {
         sealed.map(|p| p.bytes).sum::<u64>() + active.map(|list| list.bytes).sum::<u64>()
     }
 
-    fn loaded(&self, segment: &Arc<Segment>, position: Position) -> Result<Arc<Loaded>, ReadError> {
+    pub(super) fn loaded(
+        &self, segment: &Arc<Segment>, position: Position) -> Result<Arc<Loaded>, ReadError> {
         let mut segment = Arc::clone(segment);
         for _ in 0..MOST_RETRIES {
             match self.shared.load(&segment) {

@@ -1,8 +1,8 @@
 //! Up to where retention has dropped the records of each stream.
 //!
 //! `DIR/log/trims` holds the table twice, so that one damaged byte loses nothing, and is replaced
-//! as a whole: magic "ABTRIMS1", crc u32 over what follows, floor u64, count u32, then stream u64
-//! and position u64 each. Segments that end at or before the floor may be gone.
+//! as a whole: magic "ABTRIMS1", crc u32 over what follows, floor u64, count u32, then stream u64,
+//! trim u64 and cleaned u64 each. Segments that end at or before the floor may be gone.
 
 use std::io;
 use std::path::Path;
@@ -19,16 +19,33 @@ const FILE: &str = "trims";
 /// Room for a million streams.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// Stream → its records before this position are dropped.
+/// How far the streams are cleaned.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Trims {
     floor: Position,
-    streams: HashMap<StreamId, Position>,
+    streams: HashMap<StreamId, Trim>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+struct Trim {
+    /// Records before this position are dropped.
+    before: Position,
+    /// Replaced records before this position have been looked for.
+    cleaned: Position,
 }
 
 impl Trims {
     /// First position from which the stream's records are kept.
     pub(crate) fn of(&self, stream: StreamId) -> Position {
+        self.get(stream).before
+    }
+
+    /// Up to where replaced records of the stream have been looked for.
+    pub(crate) fn cleaned(&self, stream: StreamId) -> Position {
+        self.get(stream).cleaned
+    }
+
+    fn get(&self, stream: StreamId) -> Trim {
         self.streams.get(&stream).copied().unwrap_or_default()
     }
 
@@ -53,7 +70,16 @@ impl Trims {
         if position <= self.of(stream) {
             return false;
         }
-        self.streams.insert(stream, position);
+        self.streams.entry(stream).or_default().before = position;
+        true
+    }
+
+    /// Moves forward up to where a stream is cleaned; says whether it moved.
+    pub(crate) fn raise_cleaned(&mut self, stream: StreamId, position: Position) -> bool {
+        if position <= self.cleaned(stream) {
+            return false;
+        }
+        self.streams.entry(stream).or_default().cleaned = position;
         true
     }
 
@@ -62,9 +88,10 @@ impl Trims {
         rows.sort_unstable();
         let mut body = self.floor.get().to_le_bytes().to_vec();
         body.extend_from_slice(&short_length(rows.len()).to_le_bytes());
-        for (stream, position) in rows {
-            body.extend_from_slice(&stream.get().to_le_bytes());
-            body.extend_from_slice(&position.get().to_le_bytes());
+        for (stream, trim) in rows {
+            for number in [stream.get(), trim.before.get(), trim.cleaned.get()] {
+                body.extend_from_slice(&number.to_le_bytes());
+            }
         }
         let mut copy = MAGIC.to_vec();
         copy.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
@@ -87,6 +114,7 @@ impl Trims {
         for _ in 0..count {
             let stream = StreamId::new(fields.u64()?);
             trims.raise(stream, Position::new(fields.u64()?));
+            trims.raise_cleaned(stream, Position::new(fields.u64()?));
         }
         if fields.is_empty() {
             Ok(trims)

@@ -325,16 +325,6 @@ impl SegmentIndex {
             .unwrap_or(self.len())
     }
 
-    /// When an entry was appended.
-    pub(crate) fn appended_at(&self, entry: usize) -> u64 {
-        self.appended[entry]
-    }
-
-    /// The frame in an entry.
-    pub(crate) fn frame_of(&self, entry: usize) -> (Origin, Sequence) {
-        (self.range_of(entry).origin, Sequence::new(self.sequences[entry]))
-    }
-
     /// Bytes that the index takes in memory, about.
     pub(crate) fn memory(&self) -> usize {
         let extents: usize = self.lists.iter().map(|list| list.extents.len()).sum();
