@@ -98,9 +98,6 @@ pub(super) fn durability(query: &Query<'_>) -> Result<Durability, Refusal> {
     match query.text("ack")? {
         None | Some("disk") => Ok(Durability::Disk),
         Some("memory") => Ok(Durability::Memory),
-        Some(other) => Err(bad(format!(
-            "ack={}: must be disk or memory",
-            cut(other)
-        ))),
+        Some(other) => Err(bad(format!("ack={}: must be disk or memory", cut(other)))),
     }
 }

@@ -49,7 +49,10 @@ impl MediaType {
             };
             Refusal::new(
                 Code::MediaType,
-                format!("the body has {said}; send content-type: {}", names.join(" or ")),
+                format!(
+                    "the body has {said}; send content-type: {}",
+                    names.join(" or ")
+                ),
             )
         })
     }

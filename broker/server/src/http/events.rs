@@ -37,7 +37,10 @@ pub(super) fn follow(subscription: Subscription, from: &From, limit: Option<usiz
     let mut first = Vec::new();
     if *from != From::Table {
         // Lets a reader resume here even if it is cut off before its first record.
-        write_id(&mut first, &subscription.encode_cursor(&subscription.cursor()?));
+        write_id(
+            &mut first,
+            &subscription.encode_cursor(&subscription.cursor()?),
+        );
         first.push(b'\n');
     }
     let follow = Follow {

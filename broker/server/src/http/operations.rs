@@ -103,7 +103,9 @@ pub(super) async fn regions(State(surface): App, request: Request) -> Answer {
         region: info.region.to_string(),
         broker: running.broker().to_string(),
         origin: running.origin().to_string(),
-        vector: entries.map(|(origin, sequence)| (origin.to_string(), sequence.get())).collect(),
+        vector: entries
+            .map(|(origin, sequence)| (origin.to_string(), sequence.get()))
+            .collect(),
         links: Vec::new(),
     };
     Ok(json(StatusCode::OK, &body))

@@ -54,11 +54,15 @@ fn range(query: &Query<'_>) -> Result<KeyRange, Refusal> {
         None => None,
         Some(Ok(key)) => Some(Bytes::from(key)),
         Some(Err(_)) => {
-            return Err(bad("after_base64 is not base64; pass on next_base64, with + as %2B".to_owned()));
+            return Err(bad(
+                "after_base64 is not base64; pass on next_base64, with + as %2B".to_owned(),
+            ));
         }
     };
     if after.is_some() && packed.is_some() {
-        return Err(bad("after and after_base64 are two forms of one thing; give one".to_owned()));
+        return Err(bad(
+            "after and after_base64 are two forms of one thing; give one".to_owned(),
+        ));
     }
     let prefix = query.one("prefix")?.unwrap_or_default();
     Ok(KeyRange {
@@ -77,7 +81,9 @@ async fn by_key(
     query: &Query<'_>,
     at: &ReadAt,
 ) -> Result<Read<Page>, Problem> {
-    let mixed = PARAMETERS.iter().find(|&&name| name != "key" && query.all(name).next().is_some());
+    let mixed = PARAMETERS
+        .iter()
+        .find(|&&name| name != "key" && query.all(name).next().is_some());
     if let Some(name) = mixed {
         return Err(Problem::new(
             Code::BadParameter,
@@ -95,7 +101,11 @@ async fn by_key(
 
 /// `{"rows": […], "next": …}`, written row by row. JSON text of rows needs no second copy.
 fn body(page: &Page) -> Vec<u8> {
-    let bytes: usize = page.rows.iter().map(|(key, value)| key.len() + value.len() + 24).sum();
+    let bytes: usize = page
+        .rows
+        .iter()
+        .map(|(key, value)| key.len() + value.len() + 24)
+        .sum();
     let mut out = Vec::with_capacity(bytes + 32);
     out.extend_from_slice(b"{\"rows\":[");
     for (index, (key, value)) in page.rows.iter().enumerate() {

@@ -67,7 +67,10 @@ pub(super) fn batches(
     partition: Option<PartitionId>,
     producer: Option<ProducerStamp>,
 ) -> Result<Vec<Publish>, Problem> {
-    check_keys(definition, records.iter().map(|record| record.key.is_some()))?;
+    check_keys(
+        definition,
+        records.iter().map(|record| record.key.is_some()),
+    )?;
     let placement = Placement {
         partition,
         // Spreads publishes without key, and keeps each of them together.
@@ -106,7 +109,10 @@ fn lines(body: &Bytes) -> Result<Vec<Record<'_>>, Problem> {
         let line = index.and_then(|index| line_of(body, index));
         let problem = Problem::from(error);
         match line {
-            Some(line) => Problem::new(problem.code, format!("body line {line}, {}", problem.detail)),
+            Some(line) => Problem::new(
+                problem.code,
+                format!("body line {line}, {}", problem.detail),
+            ),
             None => problem,
         }
     })
@@ -161,7 +167,15 @@ mod tests {
     fn a_producer_is_three_numbers() {
         let stamp = parse_producer("7/0/41").unwrap();
         assert_eq!((stamp.id, stamp.epoch, stamp.sequence), (7, 0, 41));
-        for bad in ["", "7", "7/0", "7/0/1/2", "-1/0/0", "7/0/2147483648", "9223372036854775808/0/0"] {
+        for bad in [
+            "",
+            "7",
+            "7/0",
+            "7/0/1/2",
+            "-1/0/0",
+            "7/0/2147483648",
+            "9223372036854775808/0/0",
+        ] {
             assert_eq!(parse_producer(bad), None, "{bad}");
         }
     }

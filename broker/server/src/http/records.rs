@@ -58,7 +58,11 @@ pub(super) async fn read(State(surface): App, request: Request) -> Answer {
     if goes_on {
         return events::follow(subscription, &subscribe.from, limit);
     }
-    let page = Page::new(subscription, &subscribe.from, limit.unwrap_or(DEFAULT_RECORDS));
+    let page = Page::new(
+        subscription,
+        &subscribe.from,
+        limit.unwrap_or(DEFAULT_RECORDS),
+    );
     Ok(json_text(StatusCode::OK, page.fill(wait).await?))
 }
 
@@ -90,11 +94,14 @@ fn keys(query: &Query<'_>) -> Result<KeyFilter<'static>, Refusal> {
 /// which counts for more than what its address says.
 fn from(query: &Query<'_>, resumes: Option<&HeaderMap>) -> Result<From, Refusal> {
     let last = resumes.and_then(|headers| headers.get("last-event-id"));
-    let last = last.and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
+    let last = last
+        .and_then(|id| id.to_str().ok())
+        .filter(|id| !id.is_empty());
     match last.map_or_else(|| query.text("from"), |id| Ok(Some(id)))? {
         None => Ok(From::default()),
-        Some(text) => From::parse(text)
-            .map_err(|error| Refusal::new(Code::BadFrom, error.to_string())),
+        Some(text) => {
+            From::parse(text).map_err(|error| Refusal::new(Code::BadFrom, error.to_string()))
+        }
     }
 }
 
@@ -110,22 +117,28 @@ pub(super) fn take(
     let (definition, selection) = (subscription.definition(), subscription.selection());
     let mut cut = None;
     let mut json = Vec::new();
-    each_selected(&frame.commit, definition, selection, skip, &mut |selected| {
-        if *left == 0 {
-            cut.get_or_insert(selected.index);
-            return;
-        }
-        *left -= 1;
-        json.clear();
-        write_delivered(
-            &mut json,
-            Some(selected.partition),
-            selected.offset,
-            &selected.record,
-        );
-        add_dot(&mut json, &frame.commit.header.dot(selected.index));
-        each(&json);
-    })?;
+    each_selected(
+        &frame.commit,
+        definition,
+        selection,
+        skip,
+        &mut |selected| {
+            if *left == 0 {
+                cut.get_or_insert(selected.index);
+                return;
+            }
+            *left -= 1;
+            json.clear();
+            write_delivered(
+                &mut json,
+                Some(selected.partition),
+                selected.offset,
+                &selected.record,
+            );
+            add_dot(&mut json, &frame.commit.header.dot(selected.index));
+            each(&json);
+        },
+    )?;
     Ok(cut)
 }
 
@@ -247,7 +260,9 @@ impl Page {
     fn finish(self) -> Result<Vec<u8>, Problem> {
         let cursor = match self.stopped_at {
             Some(cursor) => cursor,
-            None => self.subscription.encode_cursor(&self.subscription.cursor()?),
+            None => self
+                .subscription
+                .encode_cursor(&self.subscription.cursor()?),
         };
         let mut out = Vec::with_capacity(self.body.len() + cursor.len() + 32);
         out.extend_from_slice(b"{\"records\":[");

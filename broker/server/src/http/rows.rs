@@ -155,10 +155,7 @@ async fn store(
 }
 
 /// The stream whose rows can be written one by one.
-fn keyed_stream(
-    running: &Running,
-    uri: &Uri,
-) -> Result<std::sync::Arc<StreamDefinition>, Refusal> {
+fn keyed_stream(running: &Running, uri: &Uri) -> Result<std::sync::Arc<StreamDefinition>, Refusal> {
     let definition = running.writable_stream(&path::stream(uri))?;
     match definition.merge {
         MergeMode::Lww => Ok(definition),

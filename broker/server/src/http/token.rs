@@ -23,7 +23,10 @@ pub(super) fn read_at(
         return Ok(ReadAt::Latest);
     };
     let text = token.to_str().map_err(|_| {
-        Refusal::new(Code::BadCursor, "the header Anabranch-Token is not a token; pass on unchanged what the broker sent")
+        Refusal::new(
+            Code::BadCursor,
+            "the header Anabranch-Token is not a token; pass on unchanged what the broker sent",
+        )
     })?;
     let budget = wait(headers)?.unwrap_or(limits.token_wait_seconds);
     Ok(ReadAt::After {
@@ -35,7 +38,9 @@ pub(super) fn read_at(
 /// `wait` among the preferences of RFC 7240.
 fn wait(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
     let values = headers.get_all(PREFER).iter();
-    let preferences = values.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+    let preferences = values
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','));
     for preference in preferences {
         let preference = preference.split(';').next().unwrap_or_default();
         let Some((name, value)) = preference.split_once('=') else {

@@ -9,10 +9,22 @@ async fn health_follows_the_broker_through_its_life() {
     let node = new_node(&config);
     let router = crate::http::router(&node, PrometheusBuilder::new().build_recorder().handle());
     let live = Reply::of(send(&router, "GET", "/livez", &[], "").await).await;
-    assert_eq!((live.status, live.text()), (StatusCode::OK, r#"{"status":"starting"}"#));
-    for path in ["/readyz", "/v1/regions", "/v1/streams", "/v1/tables/a/rows/b"] {
+    assert_eq!(
+        (live.status, live.text()),
+        (StatusCode::OK, r#"{"status":"starting"}"#)
+    );
+    for path in [
+        "/readyz",
+        "/v1/regions",
+        "/v1/streams",
+        "/v1/tables/a/rows/b",
+    ] {
         let early = Reply::of(send(&router, "GET", path, &[], "").await).await;
-        assert!(early.problem().starts_with("AB6001 the broker is starting"), "{}", early.text());
+        assert!(
+            early.problem().starts_with("AB6001 the broker is starting"),
+            "{}",
+            early.text()
+        );
         assert_eq!(early.header("retry-after"), "1");
     }
 
@@ -20,7 +32,10 @@ async fn health_follows_the_broker_through_its_life() {
     assert_eq!(broker.get("/livez").await.text(), r#"{"status":"ok"}"#);
     assert_eq!(broker.get("/readyz").await.text(), r#"{"status":"ok"}"#);
     broker.stop();
-    assert_eq!(broker.get("/livez").await.text(), r#"{"status":"stopping"}"#);
+    assert_eq!(
+        broker.get("/livez").await.text(),
+        r#"{"status":"stopping"}"#
+    );
     assert!(broker.get("/readyz").await.problem().starts_with("AB6002 "));
 }
 
@@ -38,9 +53,18 @@ async fn a_broker_says_who_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn other_paths_and_methods_are_problems_too() {
     let broker = Broker::start();
-    for path in ["/v2/streams", "/v1/streams/", "/v1/streams/a/b", "/v1/tables/a/rows/", "/../etc/passwd"] {
+    for path in [
+        "/v2/streams",
+        "/v1/streams/",
+        "/v1/streams/a/b",
+        "/v1/tables/a/rows/",
+        "/../etc/passwd",
+    ] {
         let reply = broker.get(path).await;
-        assert!(reply.problem().starts_with("AB1506 there is nothing at"), "{path}");
+        assert!(
+            reply.problem().starts_with("AB1506 there is nothing at"),
+            "{path}"
+        );
     }
     let reply = broker.call("PUT", "/v1/streams", &[], "").await;
     assert!(reply.problem().starts_with("AB1507 PUT is not possible"));
@@ -53,7 +77,10 @@ fn requests_are_counted_by_route_method_and_class() {
     let handle = recorder.handle();
     let _installed = metrics::set_default_local_recorder(&recorder);
     // On one thread, which is the one that the recorder is set for.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let node = new_node(&Config::default());
         let router = crate::http::router(&node, handle);
@@ -85,20 +112,35 @@ fn documented() -> Vec<(String, BTreeSet<String>)> {
         methods
     };
     let path = |path: &String| path.replace("{stream}", "planes").replace("{key}", "a");
-    paths.iter().map(|(p, item)| (path(p), methods(item))).collect()
+    paths
+        .iter()
+        .map(|(p, item)| (path(p), methods(item)))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_lists_the_routes_and_methods_that_there_are() {
     let broker = Broker::with_streams().await;
-    let routes: BTreeSet<_> = crate::http::routes().into_iter().map(|(path, _)| path.to_owned()).collect();
+    let routes: BTreeSet<_> = crate::http::routes()
+        .into_iter()
+        .map(|(path, _)| path.to_owned())
+        .collect();
     let document: Value = serde_json::from_str(OPENAPI).unwrap();
-    let listed: BTreeSet<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
+    let listed: BTreeSet<_> = document["paths"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
     assert_eq!(routes, listed);
     for (path, methods) in documented() {
         let refused = broker.call("TRACE", &path, &[], "").await;
         assert!(refused.problem().starts_with("AB1507 "), "{path}");
-        let allowed: BTreeSet<String> = refused.header("allow").split(',').map(str::to_owned).collect();
+        let allowed: BTreeSet<String> = refused
+            .header("allow")
+            .split(',')
+            .map(str::to_owned)
+            .collect();
         assert_eq!(allowed, methods, "{path}");
     }
 }
