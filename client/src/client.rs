@@ -180,7 +180,6 @@ impl Client {
     }
 
     /// A transaction to be filled and committed.
-    #[must_use]
     pub fn transaction(&self) -> Transaction {
         Transaction {
             inner: Arc::clone(&self.inner),

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_protocol::http::{PublishAnswer, RowsPage, StreamInfo, TOKEN_HEADER};
+use anabranch_protocol::http::{PublishAnswer, RecordsPage, RowsPage, StreamInfo, TOKEN_HEADER};
 use anabranch_protocol::position::From;
 use anabranch_protocol::record::Record;
 use anabranch_protocol::record::json::parse_row;
@@ -228,7 +228,21 @@ impl StreamHandle {
         options: SubscribeOptions,
     ) -> Result<Subscription, Error> {
         let (address, connect) = (self.client.address.clone(), self.client.connect.clone());
+        let from = match from {
+            From::Latest => self.end().await?,
+            other => other,
+        };
         Subscription::open(address, connect, self.name.to_string(), from, options).await
+    }
+
+    /// The end of the stream as a cursor, so that a subscription from there misses nothing should it
+    /// lose its connection before its first record.
+    async fn end(&self) -> Result<From, Error> {
+        let name = encoded(self.name.as_bytes());
+        let path = format!("/v1/streams/{name}/records?from=latest&limit=1");
+        let answer = self.client.http.ask(Call::new(Method::GET, path)).await?;
+        let page: RecordsPage = answer.json()?;
+        Ok(From::Cursor(page.cursor))
     }
 
     /// The state of one row, and every change of it.

@@ -114,10 +114,6 @@ impl Subscription {
     /// # Errors
     /// When the broker refuses, for example because the cursor is older than what is kept, or
     /// when it could not be reached for [`SubscribeOptions::give_up_after`].
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "the name of every async iterator's step"
-    )]
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             if let Some(event) = self.progress.take() {
@@ -375,10 +371,6 @@ impl Watch {
     ///
     /// # Errors
     /// As [`Subscription::next`].
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "the name of every async iterator's step"
-    )]
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             match self.subscription.next().await? {

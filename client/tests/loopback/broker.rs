@@ -79,6 +79,7 @@ pub(crate) struct Broker {
     state: Arc<Mutex<State>>,
     changed: Arc<watch::Sender<u64>>,
     held: Arc<watch::Sender<bool>>,
+    cut: Arc<watch::Sender<u64>>,
     accepting: JoinHandle<()>,
 }
 
@@ -95,6 +96,8 @@ impl Broker {
         let state = Arc::new(Mutex::new(State::default()));
         let changed = Arc::new(watch::Sender::new(0));
         let held = Arc::new(watch::Sender::new(false));
+        let cut = Arc::new(watch::Sender::new(0));
+        let cuts = Arc::clone(&cut);
         let (for_all, changes, holds) =
             (Arc::clone(&state), Arc::clone(&changed), Arc::clone(&held));
         let accepting = tokio::spawn(async move {
@@ -103,7 +106,13 @@ impl Broker {
             while let Ok((tcp, _)) = listener.accept().await {
                 let (state, changed, held) =
                     (Arc::clone(&for_all), changes.subscribe(), holds.subscribe());
-                serving.spawn(async move { serve(tcp, state, changed, held).await });
+                let mut cut = cuts.subscribe();
+                serving.spawn(async move {
+                    tokio::select! {
+                        () = serve(tcp, state, changed, held) => {}
+                        _ = cut.changed() => {}
+                    }
+                });
             }
         });
         Self {
@@ -111,6 +120,7 @@ impl Broker {
             state,
             changed,
             held,
+            cut,
             accepting,
         }
     }
@@ -165,6 +175,11 @@ impl Broker {
         self.state().cut_after_deliveries = Some(deliveries);
     }
 
+    /// Cuts every connection that there is.
+    pub(crate) fn cut_all(&self) {
+        self.cut.send_modify(|n| *n += 1);
+    }
+
     /// Once, after the first row.
     pub(crate) fn cut_in_rows(&self) {
         self.state().cut_in_rows = true;
@@ -184,7 +199,8 @@ async fn serve(
         tokio::task::yield_now().await;
     }
     if &start != b"GET /v1/ws " {
-        return answer_info(&mut tcp).await;
+        let end = state.lock().unwrap().log.len();
+        return answer_over_http(&mut tcp, end).await;
     }
     #[expect(clippy::result_large_err, reason = "the signature of the callback")]
     let accept = |_: &Request, mut response: Response| {
@@ -211,12 +227,12 @@ async fn serve(
     while session.step().await.is_some() {}
 }
 
-/// Whatever was asked for over HTTP, it is what the stream is.
-async fn answer_info(tcp: &mut TcpStream) {
+/// Whatever was asked for over HTTP, it is what the stream is, and where it ends.
+async fn answer_over_http(tcp: &mut TcpStream, end: usize) {
     let mut request = [0; 4096];
     let _ = tcp.read(&mut request).await;
-    let body =
-        r#"{"name":"numbers","merge":"append","partitions":1,"retention":{},"regions":null}"#;
+    let info = r#""name":"numbers","merge":"append","partitions":1,"retention":{},"regions":null"#;
+    let body = format!("{{{info},\"records\":[],\"cursor\":\"{}\"}}", cursor(end));
     let answer = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()

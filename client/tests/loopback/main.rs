@@ -1,5 +1,7 @@
 //! The client against a small broker in this process, which cuts connections where it hurts.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 mod broker;
 
 use std::time::Duration;
@@ -179,6 +181,19 @@ async fn a_subscription_resumes_behind_the_last_record() {
     let mut later = stream.subscribe(cursor).await.unwrap();
     let record = later.next_record().await.unwrap();
     assert_eq!(record.value.as_deref(), Some(b"200".as_slice()));
+}
+
+#[tokio::test]
+async fn latest_is_a_place_that_does_not_move() {
+    let broker = Broker::start().await;
+    broker.append("before");
+    let stream = client(&broker).stream("numbers");
+    let mut subscription = stream.subscribe(From::Latest).await.unwrap();
+    broker.cut_all();
+    broker.append("after");
+    let record = subscription.next_record().await.unwrap();
+    assert_eq!(record.value.as_deref(), Some(b"after".as_slice()));
+    assert_eq!(broker.connections(), 2);
 }
 
 #[tokio::test]
