@@ -1,5 +1,6 @@
 //! Both encodings together.
 
+mod documented;
 mod properties;
 mod snapshots;
 
