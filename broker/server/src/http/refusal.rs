@@ -16,6 +16,7 @@ impl Refusal {
         Self(Problem::new(code, detail))
     }
 
+    #[cfg(test)]
     pub(super) fn into_problem(self) -> Problem {
         self.0
     }

@@ -241,6 +241,18 @@ async fn bodies_are_bounded_while_they_are_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_given_up() {
+    let broker = Broker::start_with(|config| {
+        config.limits.body_timeout_seconds = Duration::from_millis(50);
+    });
+    let never = futures_util::stream::pending::<std::io::Result<Bytes>>();
+    let body = Body::from_stream(never);
+    let reply = broker.call("POST", "/v1/streams", &[JSON], body).await;
+    let problem = reply.problem();
+    assert!(problem.contains("did not arrive within"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_cut_frames_and_go_on_within_them() {
     let broker = Broker::with_streams().await;
     let path = format!("{RECORDS}?partition=0");
