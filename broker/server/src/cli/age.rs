@@ -72,7 +72,9 @@ fn limit(
         return Ok(Value::Null);
     }
     let number = parse(text).ok_or_else(|| {
-        Failure::usage(format!("{flag} {text:?} is not understood; use {examples} or none"))
+        Failure::usage(format!(
+            "{flag} {text:?} is not understood; use {examples} or none"
+        ))
     })?;
     Ok(Value::from(number))
 }
@@ -118,6 +120,9 @@ mod tests {
             compact: None,
         };
         let fields = Value::Object(retention(&flags).unwrap());
-        assert_eq!(fields.to_string(), r#"{"max_age_seconds":null,"max_bytes":1024}"#);
+        assert_eq!(
+            fields.to_string(),
+            r#"{"max_age_seconds":null,"max_bytes":1024}"#
+        );
     }
 }

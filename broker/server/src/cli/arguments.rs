@@ -269,8 +269,8 @@ pub(super) struct PublishArguments {
     /// Create the stream if it is missing.
     #[arg(long, value_enum, value_name = "MERGE")]
     pub(super) create: Option<Merge>,
-    /// The key of a single record; needs --value.
-    #[arg(long)]
+    /// The key of a single record.
+    #[arg(long, requires = "value")]
     pub(super) key: Option<String>,
     /// The value of a single record: JSON, or text that is then sent as it is.
     #[arg(long)]
@@ -382,6 +382,9 @@ pub(super) struct DoctorArguments {
 pub(super) struct ConfigArguments {
     #[command(flatten)]
     pub(super) flags: BrokerFlags,
+    /// Print the reference of all keys instead, in Markdown.
+    #[arg(long)]
+    pub(super) reference: bool,
     /// One JSON object a line.
     #[arg(long)]
     pub(super) json: bool,

@@ -18,7 +18,7 @@ use crate::serve::{Addresses, serve as serve_broker};
 pub(super) async fn dev(flags: BrokerFlags) -> Ended {
     let started = Instant::now();
     let loaded = flags.load()?;
-    logging::start(&loaded, true);
+    logging::start_quietly(&loaded);
     let config = loaded.config.clone();
     let output = Output::new(false);
     let chosen = std::cell::Cell::new(config.listen.address);
@@ -45,7 +45,7 @@ pub(super) async fn dev(flags: BrokerFlags) -> Ended {
 /// A broker for good.
 pub(super) async fn serve(flags: BrokerFlags) -> Ended {
     let loaded = flags.load()?;
-    logging::start(&loaded, false);
+    logging::start(&loaded);
     let listening = |addresses| announce(flags.print_addresses, addresses);
     let served = serve_broker(loaded.config, listening, |_| (), interrupted());
     Box::pin(served).await?;

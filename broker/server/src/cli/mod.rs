@@ -2,15 +2,18 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`arguments`] | what can be typed |
+//! | [`arguments`], [`age`] | what can be typed |
+//! | [`connect`] | the broker that a command talks to |
 //! | [`failure`] | what goes wrong, and the exit code that says so |
 //! | [`output`] | tables on a terminal, plain lines in a pipe, JSON where asked |
 //! | [`broker`] | `dev` and `serve` |
 //! | [`stream`], [`publish`], [`subscribe`], [`rows`], [`regions`] | the commands that talk to a broker |
 //! | [`verify`], [`doctor`] | whether what is on disk holds, and whether the machine does |
 
+mod age;
 mod arguments;
 mod broker;
+mod connect;
 mod doctor;
 mod failure;
 mod logging;
@@ -28,11 +31,12 @@ use clap::{CommandFactory, Parser};
 
 use crate::demo;
 use arguments::{Arguments, Command, ConfigArguments};
-use failure::Failure;
 
-pub(crate) use arguments::DemoArguments;
-pub(crate) use broker::interrupted;
-pub(crate) use output::Output;
+pub(crate) use arguments::{BrokerFlags, DemoArguments};
+pub(crate) use broker::{command, interrupted, server_flag};
+pub(crate) use failure::Failure;
+pub(crate) use logging::start_quietly as start_logging;
+pub(crate) use output::{Output, hint, progress};
 
 /// Runs the command that was typed.
 pub(crate) fn main() -> ExitCode {
@@ -82,13 +86,17 @@ async fn run(command: Command) -> Ended {
 }
 
 fn show_configuration(arguments: &ConfigArguments) -> Ended {
-    let loaded = arguments.flags.load()?;
     let output = Output::new(arguments.json);
-    if arguments.json {
-        output.line(&crate::config::as_json_lines(&loaded))?;
-    } else {
-        output.line(&crate::config::as_toml(&loaded))?;
+    if arguments.reference {
+        output.line(&crate::config::as_table())?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let loaded = arguments.flags.load()?;
+    let text = match arguments.json {
+        true => crate::config::as_json_lines(&loaded),
+        false => crate::config::as_toml(&loaded),
+    };
+    output.line(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,6 +4,9 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use anabranch_protocol::record::json::as_json;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use comfy_table::{Cell, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -114,6 +117,17 @@ pub(crate) fn hint(message: &str) {
     let stderr = io::stderr();
     if stderr.is_terminal() {
         let _ = writeln!(stderr.lock(), "{message}");
+    }
+}
+
+/// Bytes as one line of text: as they are, or as base64.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    if let Some(json) = as_json(bytes) {
+        return json.into_owned();
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.contains(char::is_control) => text.to_owned(),
+        _ => format!("base64:{}", STANDARD.encode(bytes)),
     }
 }
 

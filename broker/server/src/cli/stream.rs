@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use anabranch_client::{Problem, StreamDefinition, StreamName};
 use anabranch_protocol::http::{Retention, StreamInfo};
 use serde_json::{Value, json};
 
@@ -45,12 +46,13 @@ async fn create(
     retention: &RetentionFlags,
     target: &Target,
 ) -> Ended {
-    let definition = json!({
+    let definition = StreamDefinition::from_json(&json!({
         "name": name,
         "merge": merge.as_str(),
         "partitions": partitions,
         "retention": age::retention(retention)?,
-    });
+    }))
+    .map_err(Problem::from)?;
     let info = target.client()?.create_stream(&definition).await?;
     print_one(&info, target)
 }
@@ -68,7 +70,7 @@ async fn list(target: &Target) -> Ended {
 }
 
 async fn show(name: &str, target: &Target) -> Ended {
-    let info = target.client()?.stream_info(name).await?;
+    let info = target.client()?.stream(name).info().await?;
     print_one(&info, target)
 }
 
@@ -79,13 +81,16 @@ async fn alter(name: &str, retention: &RetentionFlags, target: &Target) -> Ended
         return Err(Failure::usage(message));
     }
     let change = json!({"retention": fields});
-    let info = target.client()?.alter_stream(name, &change).await?;
+    let info = target.client()?.change_stream(name, &change).await?;
     print_one(&info, target)
 }
 
 async fn trim(name: &str, before: &str, target: &Target) -> Ended {
     let before = age::moment(before)?;
-    target.client()?.trim_stream(name, before).await?;
+    // Parsed, so that it cannot name another path.
+    let name = StreamName::parse(name)?;
+    let path = format!("/v1/streams/{name}/trim");
+    target.post(&path, &json!({"before": before})).await?;
     output::hint("trimmed; the space is given back as segments are cleaned");
     Ok(ExitCode::SUCCESS)
 }
@@ -106,7 +111,10 @@ fn confirmed(name: &str) -> Result<bool, Failure> {
         return Err(Failure::usage(message));
     }
     let mut stderr = io::stderr();
-    write!(stderr, "delete {name} with all its records and rows? type its name: ")?;
+    write!(
+        stderr,
+        "delete {name} with all its records and rows? type its name: "
+    )?;
     stderr.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
@@ -144,7 +152,12 @@ fn print_one(info: &StreamInfo, target: &Target) -> Ended {
         field("keeps", &keeps(info.retention)),
     ];
     for held in info.offsets.iter().flatten() {
-        let offsets = format!("{} records, offsets {} to {}", held.next - held.first, held.first, held.next);
+        let offsets = format!(
+            "{} records, offsets {} to {}",
+            held.next - held.first,
+            held.first,
+            held.next
+        );
         rows.push(field(&format!("partition {}", held.partition), &offsets));
     }
     if let Some(bytes) = info.bytes {

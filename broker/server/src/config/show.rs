@@ -58,17 +58,17 @@ pub(crate) fn as_table() -> String {
     out
 }
 
-fn short(key: &Key) -> &'static str {
-    key.name
-        .split_once('.')
-        .map_or(key.name, |(_, short)| short)
-}
-
 fn allowed(key: &Key) -> String {
     match key.bound.in_words(key.form) {
         range if range.is_empty() => key.form.to_owned(),
         range => format!("{}; {range}", key.form),
     }
+}
+
+fn short(key: &Key) -> &'static str {
+    key.name
+        .split_once('.')
+        .map_or(key.name, |(_, short)| short)
 }
 
 fn written(value: &Value) -> String {
