@@ -122,13 +122,19 @@ async fn a_repeated_publish_of_a_producer_counts_once() {
     assert_eq!(records, ["-@0=1", "-@1=2"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_published_is_refused_with_its_place() {
-    let broker = Broker::with_streams().await;
+type Case = (
+    &'static str,
+    (&'static str, &'static str),
+    Body,
+    &'static str,
+);
+
+/// A stream, a body with its type, and how the refusal begins.
+fn unpublishable() -> Vec<Case> {
     let mut damaged = batch(&["1"]).to_vec();
     damaged[64] ^= 1;
     let long_key = format!(r#"[{{"key":"{}","value":1}}]"#, "k".repeat(5000));
-    let cases: Vec<(&str, (&str, &str), Body, &str)> = vec![
+    vec![
         ("events", JSON, "[{},\n{\"value\":}]".into(), "AB1008 "),
         (
             "events",
@@ -178,8 +184,13 @@ async fn what_cannot_be_published_is_refused_with_its_place() {
         ("planes", BATCH, batch(&["1"]).into(), "AB1205 "),
         ("nothing", JSON, "[]".into(), "AB1501 "),
         ("_streams", JSON, r#"[{"key":"a"}]"#.into(), "AB1207 "),
-    ];
-    for (stream, media_type, body, expected) in cases {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_published_is_refused_with_its_place() {
+    let broker = Broker::with_streams().await;
+    for (stream, media_type, body, expected) in unpublishable() {
         let path = format!("/v1/streams/{stream}/records");
         let reply = broker.call("POST", &path, &[media_type], body).await;
         assert!(
