@@ -144,6 +144,8 @@ fn answers_when_crowded(path: &str) -> bool {
 fn too_many(limit: usize) -> axum::response::Response {
     crate::http::problem(&crate::node::Error::new(
         Code::TooManyConnections,
-        format!("{limit} connections are open, which is the limit; close some, or raise limits.connections"),
+        format!(
+            "{limit} connections are open, which is the limit; close some, or raise limits.connections"
+        ),
     ))
 }

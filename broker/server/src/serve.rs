@@ -28,7 +28,9 @@ pub(crate) struct Addresses {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
     /// The address.
-    #[error("AB7201 cannot listen on {address}: {error}; stop what uses it, or choose another: --listen 127.0.0.1:0 takes any free port")]
+    #[error(
+        "AB7201 cannot listen on {address}: {error}; stop what uses it, or choose another: --listen 127.0.0.1:0 takes any free port"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -42,7 +44,9 @@ pub(crate) enum ServeError {
     #[error("metrics cannot be recorded: {0}")]
     Metrics(#[from] BuildError),
     /// The broker failed while it ran.
-    #[error("AB6003 the broker stopped after a failed write: {0}; free or repair the disk, then start it again")]
+    #[error(
+        "AB6003 the broker stopped after a failed write: {0}; free or repair the disk, then start it again"
+    )]
     Failed(String),
 }
 
@@ -80,8 +84,10 @@ pub(crate) async fn serve(
         region: config.broker.region.clone(),
     };
     let node = Arc::new(Node::new(info, config.limits.clone()));
-    let router = http::router(&node, metrics.clone())
-        .route("/v1/ws", axum::routing::any(websocket::upgrade).with_state(Arc::clone(&node)));
+    let router = http::router(&node, metrics.clone()).route(
+        "/v1/ws",
+        axum::routing::any(websocket::upgrade).with_state(Arc::clone(&node)),
+    );
     let connections = Connections::new(router, &config.limits);
     let accepting = tokio::spawn(Arc::clone(&connections).accept(listener));
     let upkeep = tokio::spawn(keep_metrics(metrics));
@@ -117,7 +123,10 @@ async fn run_until(
     mut phase: watch::Receiver<Phase>,
 ) -> Option<String> {
     let failed = async {
-        match phase.wait_for(|phase| matches!(phase, Phase::Failed(_))).await {
+        match phase
+            .wait_for(|phase| matches!(phase, Phase::Failed(_)))
+            .await
+        {
             Ok(phase) => match &*phase {
                 Phase::Failed(reason) => reason.clone(),
                 _ => String::new(),
@@ -134,7 +143,10 @@ async fn run_until(
 async fn stop(stopper: Stopper, connections: &Arc<Connections>, budget: Duration) {
     stopper.announce();
     connections.drain(budget).await;
-    if tokio::task::spawn_blocking(|| stopper.stop()).await.is_err() {
+    if tokio::task::spawn_blocking(|| stopper.stop())
+        .await
+        .is_err()
+    {
         tracing::error!("stopping panicked");
     }
 }

@@ -45,19 +45,16 @@ use tokio::sync::{Semaphore, oneshot, watch};
 pub(crate) use anabranch_storage::tables::{KeyRange, Page};
 pub(crate) use check::{check_batch, check_keys, check_partition};
 pub(crate) use error::Error;
-pub(crate) use publish::{
-    Ack, AckRow, AckSink, Group, Numbered, Outcome, token_of,
-};
+pub(crate) use publish::{Ack, AckRow, AckSink, Group, Numbered, Outcome, token_of};
 pub(crate) use reads::{Read, ReadAt};
 pub(crate) use start::{StartError, Stopper, start};
-pub(crate) use streams::{Created, PartitionStatus};
-pub(crate) use subscription::{
-    Event, Selection, SubscribeRequest, Subscription, each_selected,
-};
+pub(crate) use streams::Created;
+pub(crate) use subscription::{Event, Selection, SubscribeRequest, Subscription, each_selected};
 pub(crate) use tail::{Delivered, MessageKey};
 
 use publish::{Budget, Reply, Submission};
 use tail::Tail;
+use upkeep::Chore;
 use writer::Request;
 
 use crate::config::Limits;
@@ -169,8 +166,8 @@ pub(crate) struct Running {
     defining: tokio::sync::Mutex<()>,
     /// Streams that were trimmed by hand: everything before this time goes.
     trims: Mutex<HashMap<StreamId, u64>>,
-    /// Asks the cleaner to come before its time.
-    clean_now: AtomicBool,
+    /// The way to upkeep; gone once the broker stops.
+    chores: Mutex<Option<Sender<Chore>>>,
 }
 
 /// Longest that a single publish waits for its share of the in-flight budget.
@@ -269,7 +266,10 @@ impl Running {
         let permits = bytes.clamp(1, self.in_flight_limit.min(connection_limit));
         take(connection, permits).await;
         take(&self.in_flight, permits).await;
-        let semaphores = [Some(Arc::clone(connection)), Some(Arc::clone(&self.in_flight))];
+        let semaphores = [
+            Some(Arc::clone(connection)),
+            Some(Arc::clone(&self.in_flight)),
+        ];
         self.send(Submission {
             publishes,
             reply: Reply::Connection(Arc::clone(sink)),

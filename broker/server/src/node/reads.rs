@@ -23,10 +23,7 @@ pub(crate) enum ReadAt {
     #[default]
     Latest,
     /// That, and what the token stands for; give up after the budget.
-    After {
-        token: Token,
-        budget: Duration,
-    },
+    After { token: Token, budget: Duration },
 }
 
 /// What was read, and a token that stands for it.
@@ -77,7 +74,11 @@ impl Running {
             format!(
                 "after {} ms the tables do not hold what was asked for (missing: {}); retry, or wait longer: Prefer: wait=SECONDS",
                 budget.as_millis(),
-                if missing.is_empty() { "the latest frames of this broker".to_owned() } else { missing.join(", ") }
+                if missing.is_empty() {
+                    "the latest frames of this broker".to_owned()
+                } else {
+                    missing.join(", ")
+                }
             ),
         )
     }
@@ -185,7 +186,9 @@ impl Running {
         };
         let rows = keys.into_iter().zip(values);
         Ok(Page {
-            rows: rows.filter_map(|(key, value)| Some((key, value?))).collect(),
+            rows: rows
+                .filter_map(|(key, value)| Some((key, value?)))
+                .collect(),
             more: false,
             applied,
         })
@@ -196,7 +199,10 @@ impl Running {
         definition: &Arc<StreamDefinition>,
         key: &[u8],
     ) -> Result<Option<Bytes>, Error> {
-        let Some(dot) = std::str::from_utf8(key).ok().and_then(|text| text.parse().ok()) else {
+        let Some(dot) = std::str::from_utf8(key)
+            .ok()
+            .and_then(|text| text.parse().ok())
+        else {
             return Ok(None);
         };
         let (running, definition) = (Arc::clone(self), Arc::clone(definition));
@@ -237,12 +243,17 @@ impl Running {
         };
         let mut bytes = 0;
         while position < end && !page.more {
-            let chunk = self.read_log(position, &Filter::Stream(definition.id()), range.max_bytes)?;
+            let chunk =
+                self.read_log(position, &Filter::Stream(definition.id()), range.max_bytes)?;
             for commit in &chunk.commits {
-                let skip = after.filter(|&(p, _)| p == commit.position).map(|(_, index)| index);
+                let skip = after
+                    .filter(|&(p, _)| p == commit.position)
+                    .map(|(_, index)| index);
                 each_record(commit, definition, &mut |index, value| {
                     let key = commit.header.dot(index).to_string();
-                    if skip.is_some_and(|skip| index <= skip) || !key.as_bytes().starts_with(&range.prefix) {
+                    if skip.is_some_and(|skip| index <= skip)
+                        || !key.as_bytes().starts_with(&range.prefix)
+                    {
                         return;
                     }
                     if page.rows.len() >= range.limit || bytes >= range.max_bytes {
@@ -265,7 +276,9 @@ impl Running {
         let Some(after) = &range.after else {
             return Ok(None);
         };
-        let dot = std::str::from_utf8(after).ok().and_then(|text| text.parse::<Dot>().ok());
+        let dot = std::str::from_utf8(after)
+            .ok()
+            .and_then(|text| text.parse::<Dot>().ok());
         let Some(dot) = dot else {
             return Err(Error::new(
                 Code::BadParameter,
@@ -283,14 +296,20 @@ fn each_record(
     each: &mut dyn FnMut(u32, &[u8]),
 ) -> Result<(), Error> {
     for part in &commit.parts {
-        let Some(batch) = part.batch.as_ref().filter(|_| part.header.stream == definition.id())
+        let Some(batch) = part
+            .batch
+            .as_ref()
+            .filter(|_| part.header.stream == definition.id())
         else {
             continue;
         };
         let records = batch.records()?;
         for record in records.iter() {
             let record = record?;
-            each(part.first_index + record.offset_delta, record.value.unwrap_or_default());
+            each(
+                part.first_index + record.offset_delta,
+                record.value.unwrap_or_default(),
+            );
         }
     }
     Ok(())

@@ -5,17 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 
-use anabranch_core::sequencer::Sequencer;
+use anabranch_core::id::Origin;
+use anabranch_core::vector::VersionVector;
 use anabranch_storage::data_dir::{DataDir, DataDirError};
 use anabranch_storage::disk::RealDisk;
-use anabranch_storage::log::{Filter, Log, LogOptions, LogReader, OpenError, Opened, ReadError};
+use anabranch_storage::log::{
+    CleanError, Cleaner, Filter, Log, LogOptions, LogReader, OpenError, Opened, ReadError,
+};
 use anabranch_storage::tables::{self, Applier, Tables, TablesError, TablesOptions};
+use crossbeam_channel::Sender;
 use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
 use super::metrics::WriterMetrics;
 use super::tail::Tail;
-use super::upkeep::Upkeep;
+use super::upkeep::{Chore, Upkeep};
 use super::writer::{End, Request, Writer};
 use super::{Node, Phase, Running, applier};
 use crate::config::Config;
@@ -38,6 +42,9 @@ pub(crate) enum StartError {
     /// The tables.
     #[error(transparent)]
     Tables(#[from] TablesError),
+    /// Finishing the deletion of streams.
+    #[error(transparent)]
+    Clean(#[from] CleanError),
     /// A thread could not be started, or no randomness was to be had.
     #[error("the operating system refused: {0}")]
     System(String),
@@ -79,12 +86,7 @@ fn open_log(node: &Node, data_dir: &DataDir, config: &Config) -> Result<Opened, 
         node.phase
             .send_replace(Phase::Starting(format!("reading the log: {progress}")));
     };
-    let opened = Log::open(
-        Arc::new(RealDisk),
-        data_dir,
-        options,
-        &mut progress,
-    )?;
+    let opened = Log::open(Arc::new(RealDisk), data_dir, options, &mut progress)?;
     let recovery = &opened.recovery;
     if recovery.is_clean() {
         info!(%recovery, "log opened");
@@ -174,9 +176,18 @@ fn run(
         sequencer,
         ..
     } = opened;
+    let cleaner = cleaner(&reader, &tables)?;
+    // Bounded by the in-flight budget, which whoever sends has taken from.
     let (inbox, requests) = crossbeam_channel::unbounded();
     let (runs_in, runs) = crossbeam_channel::bounded(applier::RUNS_AHEAD);
-    let running = Arc::new(new_running(node, config, &data_dir, reader, tables, &sequencer, inbox));
+    let (chores, asked) = crossbeam_channel::unbounded();
+    let log_end = LogEnd {
+        reader,
+        tables,
+        seen: sequencer.vector(),
+        origin: sequencer.origin(),
+    };
+    let running = Arc::new(new_running(node, config, &data_dir, log_end, inbox, chores));
     let writer = Writer {
         sequencer,
         log,
@@ -201,10 +212,12 @@ fn run(
             }
         }
     })?;
-    let upkeep = Upkeep::start(&running, config, data_dir.path())
+    let upkeep = Upkeep::start(&running, cleaner, asked, config, data_dir.path())
         .map_err(|error| StartError::System(error.to_string()))?;
     if node.running.set(Arc::clone(&running)).is_err() {
-        return Err(StartError::System("the broker was started twice".to_owned()));
+        return Err(StartError::System(
+            "the broker was started twice".to_owned(),
+        ));
     }
     Ok(Stopper {
         running,
@@ -215,26 +228,51 @@ fn run(
     })
 }
 
+/// A cleaner, after it has finished the deletions of streams that a crash cut short. Nothing is
+/// written to the log yet, so a stream without definition is a deleted one.
+fn cleaner(reader: &LogReader, tables: &Tables) -> Result<Cleaner, StartError> {
+    let mut cleaner = Cleaner::new(reader.clone());
+    let streams = tables.streams();
+    let defined = |stream| streams.get(stream).is_some();
+    for stream in cleaner.drop_undefined(&defined)? {
+        info!(%stream, "the records of a deleted stream are dropped");
+    }
+    Ok(cleaner)
+}
+
+/// What recovery has led to.
+struct LogEnd {
+    reader: LogReader,
+    tables: Tables,
+    seen: VersionVector,
+    origin: Origin,
+}
+
 fn new_running(
     node: &Node,
     config: &Config,
     data_dir: &DataDir,
-    reader: LogReader,
-    tables: Tables,
-    sequencer: &Sequencer,
-    inbox: crossbeam_channel::Sender<Request>,
+    end: LogEnd,
+    inbox: Sender<Request>,
+    chores: Sender<Chore>,
 ) -> Running {
+    let LogEnd {
+        reader,
+        tables,
+        seen,
+        origin,
+    } = end;
     let cluster = node.info().cluster;
     let next = reader.next_position();
     let tail_bytes = config.log.tail_bytes.in_memory();
     let in_flight_limit = config.limits.in_flight_bytes.in_memory();
     Running {
-        tail: Arc::new(Tail::new(cluster, tail_bytes, sequencer.vector(), next)),
+        tail: Arc::new(Tail::new(cluster, tail_bytes, seen, next)),
         applied: Arc::new(watch::Sender::new(tables.applied())),
         reader,
         tables,
         phase: Arc::clone(&node.phase),
-        origin: sequencer.origin(),
+        origin,
         cluster,
         inbox: parking_lot::Mutex::new(Some(inbox)),
         in_flight: Arc::new(Semaphore::new(in_flight_limit)),
@@ -244,7 +282,7 @@ fn new_running(
         disk_reserve: reserve(config, data_dir.path()),
         data_dir: data_dir.path().display().to_string(),
         defining: tokio::sync::Mutex::new(()),
-        clean_now: AtomicBool::new(false),
+        chores: parking_lot::Mutex::new(Some(chores)),
         trims: parking_lot::Mutex::default(),
     }
 }
@@ -295,6 +333,9 @@ impl Stopper {
                 tracing::error!(thread = name, "panicked");
             }
         }
-        info!(entries = self.running.reader.next_position().get(), "stopped");
+        info!(
+            entries = self.running.reader.next_position().get(),
+            "stopped"
+        );
     }
 }

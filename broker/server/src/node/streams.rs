@@ -57,7 +57,9 @@ impl Running {
         if definition.name.is_system() {
             return Err(Error::new(
                 Code::NotPossible,
-                format!("stream {name} belongs to the broker; streams are changed through /v1/streams"),
+                format!(
+                    "stream {name} belongs to the broker; streams are changed through /v1/streams"
+                ),
             ));
         }
         Ok(definition)
@@ -86,7 +88,11 @@ impl Running {
             }
             return Err(Error::new(
                 Code::StreamExists,
-                format!("stream {} exists and is defined differently: {}; change it with PATCH, or choose another name", wish.name, held.to_json()),
+                format!(
+                    "stream {} exists and is defined differently: {}; change it with PATCH, or choose another name",
+                    wish.name,
+                    held.to_json()
+                ),
             ));
         }
         let value = wish.to_json().to_string();
@@ -115,6 +121,7 @@ impl Running {
         let _one_at_a_time = self.defining.lock().await;
         let held = self.writable_stream(name)?;
         self.write_definition(&held.name, None).await?;
+        self.drop_records(held.id()).await;
         // Those who follow it must notice that it is gone.
         self.tail.wake_all();
         Ok(())
@@ -123,7 +130,11 @@ impl Running {
     async fn write_definition(&self, name: &StreamName, value: Option<&str>) -> Result<Ack, Error> {
         let mut batch = BatchBuilder::default();
         batch.push(&NewRecord {
-            operation: if value.is_some() { Operation::Put } else { Operation::Delete },
+            operation: if value.is_some() {
+                Operation::Put
+            } else {
+                Operation::Delete
+            },
             timestamp: wall_clock_ms().cast_signed(),
             key: Some(name.as_str().as_bytes()),
             value: value.map(str::as_bytes),

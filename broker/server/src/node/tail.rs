@@ -265,7 +265,11 @@ impl Tail {
                 continue;
             };
             let mut ring = tail.ring.write();
-            if ring.frames.back().is_some_and(|f| f.position() == commit.position) {
+            if ring
+                .frames
+                .back()
+                .is_some_and(|f| f.position() == commit.position)
+            {
                 continue;
             }
             ring.frames.push_back(Arc::clone(&delivered));

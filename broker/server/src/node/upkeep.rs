@@ -6,10 +6,12 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anabranch_core::id::StreamId;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use anabranch_core::id::{Position, StreamId};
+use anabranch_storage::log::{Cleaner, Policy};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use hashbrown::HashMap;
 use metrics::{describe_gauge, gauge};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::{Error, Running, wall_clock_ms};
@@ -18,20 +20,30 @@ use crate::config::Config;
 /// How often the disk is looked at and gauges are set.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// What the thread can be asked to do at once.
+pub(crate) enum Chore {
+    /// Clean, though it is not time yet.
+    Clean,
+    /// Drop all that a deleted stream has before a position, then say so.
+    Drop(StreamId, Position, oneshot::Sender<()>),
+}
+
 /// The thread that does it.
 pub(crate) struct Upkeep {
     thread: JoinHandle<()>,
-    stop: Sender<()>,
+    running: Arc<Running>,
 }
 
 impl Upkeep {
     pub(crate) fn start(
         running: &Arc<Running>,
+        cleaner: Cleaner,
+        chores: Receiver<Chore>,
         config: &Config,
         data_dir: &Path,
     ) -> std::io::Result<Self> {
-        let (stop, stopped) = bounded(0);
         let work = Work {
+            cleaner,
             running: Arc::clone(running),
             path: data_dir.to_owned(),
             clean_every: config.log.retention_interval_seconds,
@@ -40,13 +52,16 @@ impl Upkeep {
         describe();
         let thread = std::thread::Builder::new()
             .name("upkeep".to_owned())
-            .spawn(move || work.run(&stopped))?;
-        Ok(Self { thread, stop })
+            .spawn(move || work.run(&chores))?;
+        Ok(Self {
+            thread,
+            running: Arc::clone(running),
+        })
     }
 
     /// Ends after what is being done.
     pub(crate) fn stop(self) {
-        drop(self.stop);
+        drop(self.running.chores.lock().take());
         if self.thread.join().is_err() {
             error!("upkeep panicked");
         }
@@ -54,6 +69,7 @@ impl Upkeep {
 }
 
 struct Work {
+    cleaner: Cleaner,
     running: Arc<Running>,
     path: PathBuf,
     clean_every: Duration,
@@ -61,19 +77,31 @@ struct Work {
 }
 
 impl Work {
-    fn run(mut self, stopped: &Receiver<()>) {
+    fn run(mut self, chores: &Receiver<Chore>) {
         loop {
             self.look_at_disk();
             self.set_gauges();
             self.running.tail.sweep();
-            let asked = self.running.clean_now.swap(false, Ordering::AcqRel);
-            if asked || Instant::now() >= self.next_clean {
-                self.next_clean = Instant::now() + self.clean_every;
+            if Instant::now() >= self.next_clean {
+                self.clean();
             }
-            match stopped.recv_timeout(LOOK_EVERY) {
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
-                _ => return,
+            match chores.recv_timeout(LOOK_EVERY) {
+                Ok(Chore::Clean) => self.clean(),
+                Ok(Chore::Drop(stream, before, done)) => {
+                    self.drop_stream(stream, before);
+                    // Whoever asked may have given up.
+                    let _ = done.send(());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+
+    fn drop_stream(&mut self, stream: StreamId, before: Position) {
+        if let Err(error) = self.cleaner.drop_stream(stream, before) {
+            // It is done at the next start.
+            warn!(%error, %stream, "the records of a deleted stream were not dropped");
         }
     }
 
@@ -96,6 +124,32 @@ impl Work {
                 info!(%free, "disk has room again: writes are taken");
             }
         }
+    }
+
+    fn clean(&mut self) {
+        self.next_clean = Instant::now() + self.clean_every;
+        let policies = self.policies();
+        match self.cleaner.run_once(&policies, wall_clock_ms()) {
+            Ok(report) if report.is_empty() => {}
+            Ok(report) => info!(%report, "log cleaned"),
+            Err(error) => warn!(%error, "the log was not cleaned"),
+        }
+    }
+
+    fn policies(&self) -> HashMap<StreamId, Policy> {
+        let trims = self.running.trims.lock();
+        let streams = self.running.tables.streams();
+        streams
+            .iter()
+            .map(|definition| {
+                let policy = Policy {
+                    merge: definition.merge,
+                    retention: definition.retention,
+                    trim_before_ms: trims.get(&definition.id()).copied(),
+                };
+                (definition.id(), policy)
+            })
+            .collect()
     }
 
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
@@ -156,15 +210,35 @@ impl Running {
         let held = trims.entry(definition.id()).or_default();
         *held = before_ms.max(*held);
         drop(trims);
-        self.clean_now.store(true, Ordering::Release);
+        self.ask_upkeep(Chore::Clean);
         Ok(())
+    }
+
+    /// Drops what a deleted stream has in the log, so that a new one of its name begins empty.
+    pub(super) async fn drop_records(&self, stream: StreamId) {
+        let (done, waited) = oneshot::channel();
+        self.ask_upkeep(Chore::Drop(stream, self.reader.next_position(), done));
+        // Gone while the broker stops: then it is done at the next start.
+        let _ = waited.await;
+    }
+
+    fn ask_upkeep(&self, chore: Chore) {
+        if let Some(chores) = &*self.chores.lock() {
+            // The thread ends only after its sender is gone.
+            let _ = chores.send(chore);
+        }
     }
 }
 
 /// Bytes for people.
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
 pub(crate) fn show_bytes(bytes: u64) -> String {
-    let units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let units = [
+        (1u64 << 40, "TiB"),
+        (1 << 30, "GiB"),
+        (1 << 20, "MiB"),
+        (1 << 10, "KiB"),
+    ];
     match units.iter().find(|(size, _)| bytes >= *size) {
         Some((size, name)) => format!("{:.1} {name}", bytes as f64 / *size as f64),
         None => format!("{bytes} B"),

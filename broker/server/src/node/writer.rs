@@ -240,7 +240,9 @@ impl Gathered {
                     }));
                 }
                 Answer::Connection(sink, id) => {
-                    let same = current.as_ref().is_some_and(|held| Arc::ptr_eq(held, &sink));
+                    let same = current
+                        .as_ref()
+                        .is_some_and(|held| Arc::ptr_eq(held, &sink));
                     if !same && let Some(held) = current.replace(sink) {
                         held.push(&mut outcomes);
                     }

@@ -130,7 +130,11 @@ impl Delivery {
                     None => error.with_cursor(self.reached.lock().clone()),
                     Some(_) => error,
                 };
-                let Shape { codec, subscription, .. } = self.shape;
+                let Shape {
+                    codec,
+                    subscription,
+                    ..
+                } = self.shape;
                 let message = encode::error(codec, None, Some(subscription), &error);
                 let ends = error.code.closes_connection();
                 // The connection may be gone already.
@@ -152,7 +156,11 @@ impl Delivery {
                 Event::Frames(frames) => self.frames(&frames).await,
                 Event::Rows(page) => {
                     let rows = page.rows.iter().map(|(key, value)| (&key[..], &value[..]));
-                    let Shape { codec, subscription, .. } = self.shape;
+                    let Shape {
+                        codec,
+                        subscription,
+                        ..
+                    } = self.shape;
                     let message = encode_rows(codec, subscription, rows);
                     self.hand_over(vec![Bytes::from(message)], None).await
                 }
@@ -222,11 +230,7 @@ impl Delivery {
     }
 
     /// Waits for credit and room, then hands messages over in order.
-    async fn hand_over(
-        &mut self,
-        messages: Vec<Bytes>,
-        cursor: Option<String>,
-    ) -> Result<(), End> {
+    async fn hand_over(&mut self, messages: Vec<Bytes>, cursor: Option<String>) -> Result<(), End> {
         let bytes = messages.iter().map(Bytes::len).sum();
         if !self.credit.available() {
             let waited =

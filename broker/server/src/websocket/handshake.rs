@@ -65,7 +65,11 @@ fn negotiate(method: &Method, headers: &HeaderMap) -> Result<(Codec, HeaderValue
     if method != Method::GET || !has_token(headers, &UPGRADE, "websocket") {
         return refuse("/v1/ws speaks WebSocket: send GET with Upgrade: websocket");
     }
-    if headers.get(SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(b"13") {
+    if headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .map(HeaderValue::as_bytes)
+        != Some(b"13")
+    {
         return refuse("only WebSocket version 13 is spoken; send Sec-WebSocket-Version: 13");
     }
     let Some(key) = headers.get(SEC_WEBSOCKET_KEY) else {

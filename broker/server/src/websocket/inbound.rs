@@ -6,12 +6,12 @@ use std::time::Duration;
 use anabranch_protocol::codec::{Codec, DecodeError, FrameKind};
 use anabranch_protocol::error::{Code, Problem};
 use anabranch_protocol::ws::{
-    ClientMessage, ErrorMessage, Hello, KeyFilter, Limits, ServerMessage, Subscribe, SubscriptionId, VERSION,
-    Welcome,
+    ClientMessage, ErrorMessage, Hello, KeyFilter, Limits, ServerMessage, Subscribe,
+    SubscriptionId, VERSION, Welcome,
 };
 use bytes::Bytes;
-use futures_util::stream::{SplitStream, StreamExt};
 use futures_util::FutureExt;
+use futures_util::stream::{SplitStream, StreamExt};
 use hashbrown::HashMap;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -98,7 +98,11 @@ impl Session {
         let header_timeout = self.node.limits().header_timeout_seconds;
         let opened = Instant::now();
         while !self.ended {
-            let wait = if self.greeted { patience } else { header_timeout };
+            let wait = if self.greeted {
+                patience
+            } else {
+                header_timeout
+            };
             let came = tokio::select! {
                 biased;
                 came = next(&mut self.stream, wait) => came?,
@@ -232,7 +236,10 @@ impl Session {
         if hello.version != VERSION {
             return Err(Problem::new(
                 Code::UnsupportedVersion,
-                format!("version {} is not spoken here; use {VERSION}", hello.version),
+                format!(
+                    "version {} is not spoken here; use {VERSION}",
+                    hello.version
+                ),
             ));
         }
         let info = self.node.info();
@@ -277,7 +284,10 @@ impl Session {
         if self.feeds.len() >= limits.subscriptions {
             return Err(Problem::new(
                 Code::Overloaded,
-                format!("{} subscriptions on one connection are the limit; open another connection", limits.subscriptions),
+                format!(
+                    "{} subscriptions on one connection are the limit; open another connection",
+                    limits.subscriptions
+                ),
             ));
         }
         let request = request(subscribe)?;

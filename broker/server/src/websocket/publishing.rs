@@ -14,8 +14,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::node::{
-    AckSink, Group, Numbered, Running, check_batch, check_keys, check_partition,
-    wall_clock_ms,
+    AckSink, Group, Numbered, Running, check_batch, check_keys, check_partition, wall_clock_ms,
 };
 
 /// Publishes gathered before they are passed on, if more messages are waiting.

@@ -11,6 +11,7 @@
 //! Each step is durable before the next relies on it, so a crash at any moment loses nothing.
 
 mod compact;
+mod dropped;
 mod rewrite;
 mod trim;
 
@@ -113,6 +114,8 @@ pub enum CleanError {
 pub struct Cleaner {
     reader: LogReader,
     shared: Arc<Shared>,
+    /// What streams keep that nobody says anything of.
+    none: HashMap<StreamId, Policy>,
 }
 
 /// What one run works with.
@@ -130,7 +133,11 @@ impl Cleaner {
     #[must_use]
     pub fn new(reader: LogReader) -> Self {
         let shared = Arc::clone(reader.shared());
-        Self { reader, shared }
+        Self {
+            reader,
+            shared,
+            none: HashMap::new(),
+        }
     }
 
     /// Drops what these policies do not keep. Streams without a policy are kept whole. `now_ms` is

@@ -86,7 +86,7 @@ impl Run<'_> {
     }
 
     /// Whether something of the stream is stored from its trim up to here.
-    fn has_records_before(&self, stream: StreamId, position: Position) -> bool {
+    pub(super) fn has_records_before(&self, stream: StreamId, position: Position) -> bool {
         let trim = self.trims.of(stream);
         let state = self.shared.state.read();
         let sealed = state.segments.iter().any(|segment| {
