@@ -32,6 +32,9 @@ mod shared;
 mod trims;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use clean::{CleanError, Cleaner, Policy, Report};
 pub use entry::EntryFault;
 pub use index::Filter;

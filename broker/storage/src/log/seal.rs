@@ -75,6 +75,8 @@ struct Inner {
     options: LogOptions,
     prepared: Mutex<Option<Prepared>>,
     number: Mutex<u64>,
+    /// Segments for whose seal there was no room, with their checkpoints.
+    postponed: Mutex<Vec<(Arc<Segment>, Vec<u8>)>>,
     failed: AtomicBool,
     failure: Mutex<Option<String>>,
 }
@@ -98,6 +100,7 @@ impl Sealer {
             options,
             prepared: Mutex::new(None),
             number: Mutex::new(0),
+            postponed: Mutex::new(Vec::new()),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         });
@@ -182,10 +185,8 @@ impl Inner {
     fn work(&self, job: Job) {
         match job {
             Job::Seal(segment, checkpoint) => {
-                if let Err(error) = self.seal(&segment, &checkpoint) {
-                    let path = segment.path.display();
-                    self.fail(format!("cannot seal {path}: {error}"));
-                }
+                self.postponed.lock().push((segment, checkpoint));
+                self.seal_postponed();
             }
             // Whoever needs the next segment tries again and meets the error then.
             Job::Prepare => drop(self.prepare()),
@@ -196,6 +197,25 @@ impl Inner {
         tracing::error!(failure = %what, "sealing a segment of the log failed");
         self.failure.lock().get_or_insert(what);
         self.failed.store(true, Ordering::Release);
+    }
+
+    /// Seals what is to be sealed, in order. Without room it is left for later: the entries are
+    /// durable, and a start would scan them.
+    fn seal_postponed(&self) {
+        let mut postponed = self.postponed.lock();
+        while let Some((segment, checkpoint)) = postponed.first() {
+            match self.seal(segment, checkpoint) {
+                Ok(()) => drop(postponed.remove(0)),
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::warn!(path = %segment.path.display(), "no room to seal a segment of the log, trying again later");
+                    return;
+                }
+                Err(error) => {
+                    let path = segment.path.display();
+                    return self.fail(format!("cannot seal {path}: {error}"));
+                }
+            }
+        }
     }
 
     fn seal(&self, segment: &Segment, checkpoint: &[u8]) -> io::Result<()> {

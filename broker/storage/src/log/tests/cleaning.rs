@@ -1,0 +1,1 @@
+//! Retention and compaction against a naive model.
