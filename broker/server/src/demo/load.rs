@@ -55,6 +55,9 @@ pub(super) const TABLES: [&str; 5] = [STATUS, "weather", "planes", "airports", "
 /// One acknowledgement in so many is timed.
 const SAMPLE_EVERY: usize = 500;
 
+/// Beyond a minute, longer is not told apart.
+pub(super) const LONGEST_MICROSECONDS: u64 = 60_000_000;
+
 /// What loading took.
 pub(super) struct Loaded {
     /// Records that were published now.
@@ -204,7 +207,11 @@ struct Latencies {
 impl Latencies {
     fn new() -> anyhow::Result<Self> {
         Ok(Self {
-            microseconds: Arc::new(Mutex::new(Histogram::new(3)?)),
+            microseconds: Arc::new(Mutex::new(Histogram::new_with_bounds(
+                1,
+                LONGEST_MICROSECONDS,
+                3,
+            )?)),
             waiting: tokio_util::task::TaskTracker::new(),
         })
     }

@@ -8,7 +8,7 @@ use anabranch_client::{Client, RowRange, StreamHandle};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::load::{EVENTS, Loaded, STATUS, TABLES};
+use super::load::{EVENTS, LONGEST_MICROSECONDS, Loaded, STATUS, TABLES};
 use crate::cli::{command, server_flag};
 
 /// Rows asked for at once when all are counted.
@@ -68,7 +68,7 @@ async fn time_reads(table: &StreamHandle) -> anyhow::Result<Histogram<u64>> {
         ..RowRange::default()
     };
     let page = table.rows(&range).await?.value;
-    let mut microseconds = Histogram::new(3)?;
+    let mut microseconds = Histogram::new_with_bounds(1, LONGEST_MICROSECONDS, 3)?;
     for row in page.rows.iter().take(READS) {
         let started = Instant::now();
         let value = table.row(&row.key).await?;
