@@ -1,7 +1,25 @@
 //! The tests of Anabranch as a whole: its architecture, its binary from end to end, real data.
 //!
 //! One integration binary, `tests/main.rs`, holds them all, so that it is linked once. What is
-//! tested of a single crate lies in that crate.
+//! tested of a single crate lies in that crate. Here is what end-to-end tests stand on:
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`home`] | a folder of its own for each test |
+//! | [`broker`] | the program as a process: started, asked to stop, killed |
+//! | [`http`] | requests and what is answered |
+//! | [`wire`] | WebSocket connections, message by message |
+//! | [`follow`] | what a subscription was given, in order |
+//! | [`condition`] | waiting for something to come true |
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+pub mod broker;
+pub mod condition;
+pub mod follow;
+pub mod home;
+pub mod http;
+pub mod wire;
 
 use std::path::{Path, PathBuf};
 
