@@ -15,6 +15,7 @@
 //! | `flusher` | the thread that sorts frozen images and hands them to RocksDB |
 //! | `store` | RocksDB |
 //! | `moment` | all rows of a span at one moment |
+//! | `source` | what one place holds of a span |
 //! | `key` | how a row is named |
 //! | `stream_map` | the definitions of all streams |
 //!
@@ -30,6 +31,7 @@ mod key;
 mod moment;
 mod plan;
 mod shared;
+mod source;
 mod store;
 mod stream_map;
 #[cfg(test)]
@@ -48,8 +50,9 @@ pub use error::TablesError;
 pub use stream_map::StreamMap;
 
 use key::{KeySpan, RowKey};
-use moment::{Moment, Wanted};
+use moment::Moment;
 use shared::{Found, Shared};
+use source::Wanted;
 use store::{Caching, Store};
 
 /// Rows of one page of a snapshot, and their bytes: what is in memory at a time.
@@ -61,7 +64,7 @@ const SNAPSHOT_PAGE: Wanted = Wanted {
 /// Sizes of the tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TablesOptions {
-    /// An image is flushed when its rows take this many bytes. Up to `frozen_images` + 1 of them
+    /// An image is flushed when its rows take this many bytes. Up to `frozen_images` + 2 of them
     /// are in memory.
     pub image_bytes: usize,
     /// An image is flushed after this many writes. More writes per flush mean fewer rows written
@@ -70,8 +73,12 @@ pub struct TablesOptions {
     /// An image is flushed after this many bytes of log, rows or not: what a start has to read
     /// again.
     pub log_bytes: u64,
-    /// How many images may wait for the flusher before the applier waits for it.
+    /// How many images may wait for the flusher before the applier waits for it. Readers may add
+    /// one.
     pub frozen_images: usize,
+    /// Scans search an active image of up to this many rows in place, which holds up the applier
+    /// for about half a millisecond at the default. A larger one they have frozen first.
+    pub search_rows: usize,
     /// What the cache of blocks may grow to.
     pub block_cache_bytes: usize,
 }
@@ -83,6 +90,7 @@ impl Default for TablesOptions {
             image_rows: 3_000_000,
             log_bytes: 1 << 30,
             frozen_images: 1,
+            search_rows: 32 * 1024,
             block_cache_bytes: 128 << 20,
         }
     }
@@ -111,6 +119,9 @@ pub struct Page {
     /// The rows are those of this position.
     pub applied: Position,
 }
+
+/// Takes a row: its stream, its key, its stored form.
+pub type EachRow<'a> = dyn FnMut(StreamId, &[u8], &[u8]) + 'a;
 
 /// Figures for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -161,9 +172,6 @@ impl Tables {
     /// # Errors
     /// [`TablesError::Damaged`] when the files are incomplete or wrong: [`destroy`] them and open
     /// again.
-    ///
-    /// # Panics
-    /// When the system has no thread left.
     pub fn open(dir: &Path, options: TablesOptions) -> Result<(Self, Applier), TablesError> {
         let (store, mark) = Store::open(dir, &options)?;
         let shared = Shared::new(options, store, mark, StreamMap::default());
@@ -280,10 +288,7 @@ impl Tables {
     ///
     /// # Errors
     /// When the store fails.
-    pub fn each_row(
-        &self,
-        each: &mut dyn FnMut(StreamId, &[u8], &[u8]),
-    ) -> Result<Position, TablesError> {
+    pub fn each_row(&self, each: &mut EachRow<'_>) -> Result<Position, TablesError> {
         let mut moment = Moment::take(&self.shared, &KeySpan::all(), Wanted::ALL, Caching::Bypass)?;
         while moment.advance()? {
             let (key, stored) = moment.row()?;

@@ -1,37 +1,16 @@
 //! All rows of a span at one moment: a merge of the active image, the frozen ones and the store.
 
-use std::ops::Range;
-use std::sync::Arc;
-
-use anabranch_core::id::{Position, StreamId};
-use anabranch_core::lww::Row;
+use anabranch_core::id::Position;
 use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
 
 use super::error::TablesError;
-use super::image::Image;
-use super::key::{KeySpan, RowKey, STREAM_BYTES};
-use super::shared::{Frozen, Shared, State};
-use super::store::{Caching, Rows};
+use super::key::{KeySpan, RowKey};
+use super::shared::{Shared, State};
+use super::source::{Copied, FrozenRows, Held, Source, Wanted};
+use super::store::Caching;
 
-/// An active image up to this size is searched in place, which holds up the applier for about
-/// half a millisecond. A larger one is frozen: it has to be sorted for its flush anyhow, and
-/// nobody waits while it is read.
-const SMALL_ROWS: usize = 32 * 1024;
-const SMALL_BYTES: usize = 8 << 20;
-
-/// How much a reader will take at most. No more is copied of the active image.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted {
-    pub(super) rows: usize,
-    pub(super) bytes: usize,
-}
-
-impl Wanted {
-    pub(super) const ALL: Self = Self {
-        rows: usize::MAX,
-        bytes: usize::MAX,
-    };
-}
+/// Bytes of rows up to which an active image is searched in place, besides their number.
+const SEARCH_BYTES: usize = 8 << 20;
 
 /// Rows of a span in the order of their keys. Later sources are older.
 pub(super) struct Moment<'a> {
@@ -43,37 +22,31 @@ pub(super) struct Moment<'a> {
 }
 
 impl<'a> Moment<'a> {
-    /// Takes hold of the present. Copies little and waits for no flush, unless the active image
-    /// is large and too many frozen ones are on their way.
+    /// Takes hold of the present. Copies no more than is wanted.
     pub(super) fn take(
         shared: &'a Shared,
         span: &KeySpan,
         wanted: Wanted,
         caching: Caching,
     ) -> Result<Self, TablesError> {
-        let state = searchable(shared)?;
-        let mut sources = Vec::with_capacity(state.frozen.len() + 2);
-        sources.push(Source {
+        let state = searchable(shared, wanted)?;
+        let mut sources = vec![Source {
             rows: Held::Copied(Copied::of(&state.active, span, wanted)),
             dropped: state.active.dropped().to_vec(),
-        });
+        }];
         let frozen: Vec<_> = state.frozen.iter().cloned().collect();
-        let rows = Held::Stored(shared.store.rows(span, caching));
+        let mut stored = shared.store.rows(span, caching);
         let applied = state.mark.applied;
         drop(state);
-        for image in frozen {
-            sources.push(Source {
-                dropped: image.image.dropped().to_vec(),
-                rows: Held::Frozen(FrozenRows::of(image, span)),
-            });
-        }
+        sources.extend(frozen.into_iter().map(|frozen| Source {
+            dropped: frozen.image.dropped().to_vec(),
+            rows: Held::Frozen(FrozenRows::of(frozen, span, wanted)),
+        }));
+        stored.begin()?;
         sources.push(Source {
-            rows,
+            rows: Held::Stored(stored),
             dropped: Vec::new(),
         });
-        for source in &mut sources {
-            source.rows.check()?;
-        }
         Ok(Self {
             shared,
             applied,
@@ -141,140 +114,24 @@ impl<'a> Moment<'a> {
     }
 }
 
-/// The state with an active image that is small enough to be searched.
-fn searchable(shared: &Shared) -> Result<RwLockReadGuard<'_, State>, TablesError> {
-    let state = shared.state.read();
-    if state.active.len() <= SMALL_ROWS && state.active.bytes() <= SMALL_BYTES {
-        return Ok(state);
-    }
-    drop(state);
-    Ok(RwLockWriteGuard::downgrade(shared.freeze()?))
-}
-
-struct Source<'a> {
-    rows: Held<'a>,
-    /// Streams of which nothing older counts.
-    dropped: Vec<StreamId>,
-}
-
-enum Held<'a> {
-    Copied(Copied),
-    Frozen(FrozenRows),
-    Stored(Rows<'a>),
-}
-
-impl Held<'_> {
-    fn key(&self) -> Option<&[u8]> {
-        match self {
-            Self::Copied(rows) => rows.key(),
-            Self::Frozen(rows) => rows.key(),
-            Self::Stored(rows) => rows.key(),
+/// The state with an active image that is small, or that has to be searched all the same. A large
+/// one is frozen if there is room for one more: it has to be sorted for its flush anyhow, and
+/// nobody waits while it is read.
+fn searchable(shared: &Shared, wanted: Wanted) -> Result<RwLockReadGuard<'_, State>, TablesError> {
+    loop {
+        let state = shared.state.read();
+        let most = shared.options.search_rows;
+        if state.active.len() <= most && state.active.bytes() <= SEARCH_BYTES {
+            return Ok(state);
         }
-    }
-
-    fn stored(&self) -> Option<&[u8]> {
-        match self {
-            Self::Copied(rows) => rows.stored(),
-            Self::Frozen(rows) => rows.stored(),
-            Self::Stored(rows) => rows.stored(),
+        drop(state);
+        if let Some(state) = shared.freeze_to_read()? {
+            return Ok(RwLockWriteGuard::downgrade(state));
         }
-    }
-
-    fn advance(&mut self) -> Result<(), TablesError> {
-        match self {
-            Self::Copied(rows) => rows.next += 1,
-            Self::Frozen(rows) => rows.next += 1,
-            Self::Stored(rows) => rows.advance()?,
+        // A page is found in some 20 ms; a flush may take a second.
+        if wanted != Wanted::ALL {
+            return Ok(shared.state.read());
         }
-        Ok(())
-    }
-
-    fn check(&mut self) -> Result<(), TablesError> {
-        match self {
-            Self::Stored(rows) => rows.begin(),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Rows of the active image, copied in order.
-#[derive(Default)]
-struct Copied {
-    bytes: Vec<u8>,
-    rows: Vec<(Range<usize>, Option<Range<usize>>)>,
-    next: usize,
-}
-
-impl Copied {
-    fn of(image: &Image, span: &KeySpan, wanted: Wanted) -> Self {
-        let mut copied = Self::default();
-        let mut found: Vec<_> = image
-            .walk()
-            .map(|(_, entry)| entry)
-            .filter(|entry| span.contains(entry.key))
-            .collect();
-        found.sort_unstable_by_key(|entry| entry.key);
-        let (mut rows, mut bytes) = (0, 0);
-        for entry in found {
-            let key = copied.copy(entry.key);
-            let stored = entry.stored.map(|stored| copied.copy(stored));
-            copied.rows.push((key, stored));
-            let value = entry.stored.and_then(|row| Row::decode(row).ok()?.value);
-            if let Some(value) = value {
-                rows += 1;
-                bytes += entry.key.len() - STREAM_BYTES + value.len();
-            }
-            // Whoever takes what is wanted ends at this row or before, and sees that there is
-            // more: the first row is taken however long it is.
-            if rows > wanted.rows || (bytes > wanted.bytes && rows > 1) {
-                break;
-            }
-        }
-        copied
-    }
-
-    fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
-        let from = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        from..self.bytes.len()
-    }
-
-    fn key(&self) -> Option<&[u8]> {
-        let (key, _) = self.rows.get(self.next)?;
-        Some(&self.bytes[key.clone()])
-    }
-
-    fn stored(&self) -> Option<&[u8]> {
-        let (_, stored) = self.rows.get(self.next)?;
-        stored.clone().map(|stored| &self.bytes[stored])
-    }
-}
-
-/// Rows of a frozen image.
-struct FrozenRows {
-    frozen: Arc<Frozen>,
-    next: usize,
-    end: usize,
-}
-
-impl FrozenRows {
-    fn of(frozen: Arc<Frozen>, span: &KeySpan) -> Self {
-        let order = frozen.order();
-        let before = |key: &[u8]| order.partition_point(|&at| frozen.image.entry(at).key < key);
-        let (next, end) = (before(&span.from), before(&span.to));
-        Self { frozen, next, end }
-    }
-
-    fn entry(&self) -> Option<super::arena::Entry<'_>> {
-        let at = self.frozen.order().get(self.next..self.end)?.first()?;
-        Some(self.frozen.image.entry(*at))
-    }
-
-    fn key(&self) -> Option<&[u8]> {
-        self.entry().map(|entry| entry.key)
-    }
-
-    fn stored(&self) -> Option<&[u8]> {
-        self.entry().and_then(|entry| entry.stored)
+        shared.wait_to_read()?;
     }
 }

@@ -12,7 +12,7 @@ use anabranch_core::lww::Row;
 use anabranch_core::stream::StreamDefinition;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex, RwLock, RwLockWriteGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 
 use super::TablesOptions;
 use super::arena::At;
@@ -30,6 +30,11 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
+    /// Whether [`Frozen::order`] is there already.
+    pub(super) fn is_sorted(&self) -> bool {
+        self.order.get().is_some()
+    }
+
     /// Its entries in the order of their keys; sorted by whoever asks first.
     pub(super) fn order(&self) -> &[At] {
         self.order.get_or_init(|| self.image.sorted())
@@ -195,13 +200,38 @@ impl Shared {
     /// # Errors
     /// With what stopped the flusher.
     pub(super) fn freeze(&self) -> Result<RwLockWriteGuard<'_, State>, TablesError> {
-        let _one_at_a_time = self.freezing.lock();
+        let one_at_a_time = self.freezing.lock();
         self.wait_until(|queue| queue.waiting.len() < self.options.frozen_images.max(1))?;
+        Ok(self.freeze_now(&one_at_a_time))
+    }
+
+    /// As [`Shared::freeze`], for a reader that wants order: there is room for one image more, and
+    /// if that is taken as well the answer is `None`.
+    pub(super) fn freeze_to_read(
+        &self,
+    ) -> Result<Option<RwLockWriteGuard<'_, State>>, TablesError> {
+        let Some(one_at_a_time) = self.freezing.try_lock() else {
+            return Ok(None);
+        };
+        let is_room = self.is_true(&self.queue.lock(), |queue| self.has_room_to_read(queue))?;
+        Ok(is_room.then(|| self.freeze_now(&one_at_a_time)))
+    }
+
+    /// Waits until [`Shared::freeze_to_read`] has room.
+    pub(super) fn wait_to_read(&self) -> Result<(), TablesError> {
+        self.wait_until(|queue| self.has_room_to_read(queue))
+    }
+
+    fn has_room_to_read(&self, queue: &Queue) -> bool {
+        queue.waiting.len() <= self.options.frozen_images.max(1)
+    }
+
+    fn freeze_now(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> RwLockWriteGuard<'_, State> {
+        // Made before the lock is taken: it may have to clear memory.
+        let next = Image::for_rows(self.state.read().active.len());
         let mut state = self.state.write();
-        let rows = state.active.len();
-        let image = std::mem::replace(&mut state.active, Image::for_rows(rows));
         let frozen = Arc::new(Frozen {
-            image,
+            image: std::mem::replace(&mut state.active, next),
             mark: state.mark,
             order: OnceLock::new(),
         });
@@ -209,7 +239,7 @@ impl Shared {
         state.freezes += 1;
         self.queue.lock().waiting.push_back(frozen);
         self.changed.notify_all();
-        Ok(state)
+        state
     }
 
     /// Waits until all frozen images are in the store.
@@ -222,15 +252,17 @@ impl Shared {
 
     fn wait_until(&self, done: impl Fn(&Queue) -> bool) -> Result<(), TablesError> {
         let mut queue = self.queue.lock();
-        loop {
-            if let Some(error) = &queue.failed {
-                return Err(error.clone());
-            }
-            // Without a flusher nothing will change, but nothing will be applied either.
-            if done(&queue) || queue.stopped {
-                return Ok(());
-            }
+        while !self.is_true(&queue, &done)? {
             self.changed.wait(&mut queue);
+        }
+        Ok(())
+    }
+
+    /// Without a flusher everything is: nothing will change, but nothing will be applied either.
+    fn is_true(&self, queue: &Queue, done: impl Fn(&Queue) -> bool) -> Result<bool, TablesError> {
+        match &queue.failed {
+            Some(error) => Err(error.clone()),
+            None => Ok(queue.stopped || done(queue)),
         }
     }
 

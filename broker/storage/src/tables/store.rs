@@ -273,7 +273,8 @@ impl Store {
     }
 
     fn wait_for_level0(&self) {
-        while self.number(c"rocksdb.num-files-at-level0") >= LEVEL0_MOST {
+        // After an error in the background no compaction comes; the ingestion will say so.
+        while self.level0_files() >= LEVEL0_MOST && self.number(c"rocksdb.background-errors") == 0 {
             std::thread::sleep(LEVEL0_POLL);
         }
     }

@@ -10,11 +10,12 @@ use std::path::Path;
 
 use super::*;
 
-/// Images so small that a few hundred writes freeze several.
+/// Images so small that a few hundred writes freeze several, and most scans one more.
 fn small() -> TablesOptions {
     TablesOptions {
         image_bytes: 16 << 10,
         image_rows: 150,
+        search_rows: 20,
         ..TablesOptions::default()
     }
 }
