@@ -113,7 +113,7 @@ pub(super) fn take(
     left: &mut usize,
     each: &mut dyn FnMut(&[u8]),
 ) -> Result<Option<u32>, Problem> {
-    let skip = std::mem::take(&mut subscription.skip_records);
+    let skip = subscription.skip_in(frame);
     let (definition, selection) = (subscription.definition(), subscription.selection());
     let mut cut = None;
     let mut json = Vec::new();

@@ -121,6 +121,7 @@ fn shown(running: &Running, status: StatusCode, definition: &StreamDefinition) -
     });
     let info = StreamInfo {
         offsets: Some(offsets.collect()),
+        bytes: Some(running.reader.stored_bytes(definition.id())),
         ..StreamInfo::from(definition)
     };
     json(status, &info)

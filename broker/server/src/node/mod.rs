@@ -68,7 +68,7 @@ pub(crate) enum Phase {
     Ready,
     /// Finishing what was begun; new work is refused.
     Stopping,
-    /// The disk or the tables failed; reads may go on, writes do not.
+    /// The disk or the tables failed: nothing can be promised any more, and the process ends.
     Failed(String),
 }
 

@@ -52,14 +52,9 @@ impl Selection {
         if let Some(partition) = asked.and_then(|asked| asked.iter().find(beyond)) {
             return Err(error::no_such_partition(definition, *partition));
         }
-        let partitions = match (asked, &request.keys) {
-            (Some(asked), _) => Some(asked.clone()),
-            // A key lives in one partition, so the others need not be read.
-            (None, KeyFilter::Key(key)) => Some(BTreeSet::from([partition_of(key, count)])),
-            (None, _) => None,
-        };
+        // A key does not tell the partition: whoever publishes may name another than its hash.
         Ok(Self {
-            partitions,
+            partitions: asked.cloned(),
             keys: request.keys.clone(),
         })
     }
@@ -132,8 +127,8 @@ pub(crate) struct Subscription {
     position: Position,
     /// Frames that the client has seen; those from `position` on are skipped.
     seen: VersionVector,
-    /// Records of the first frame that the client has seen.
-    pub(crate) skip_records: u32,
+    /// Records of the frame at this place that the client has seen.
+    skip: Option<(Position, u32)>,
     /// When this place is reached, everything that was there at the start has been given.
     live_at: Option<Position>,
     tail: Arc<StreamTail>,
@@ -152,7 +147,7 @@ impl Subscription {
             stage: Stage::Frames,
             position: Position::new(0),
             seen: VersionVector::default(),
-            skip_records: 0,
+            skip: None,
             live_at: None,
             tail,
             changed,
@@ -174,7 +169,11 @@ impl Subscription {
         let reader = &self.running.reader;
         match from {
             From::Earliest => self.position = self.earliest(),
-            From::Latest => self.position = reader.next_position(),
+            From::Latest => {
+                self.position = reader.next_position();
+                // So that the client knows where to resume before anything comes.
+                self.live_at = Some(self.position);
+            }
             From::Time(ms) => self.position = reader.at_timestamp(*ms).max(self.earliest()),
             From::Table if self.definition.merge == MergeMode::Append => {
                 self.position = self.earliest();
@@ -185,7 +184,7 @@ impl Subscription {
                 let cursor = self.running.cursor(text)?;
                 self.position = reader.resume(&cursor.seen);
                 self.check_retention(self.position)?;
-                self.skip_records = cursor.index;
+                self.skip = Some((self.position, cursor.index)).filter(|(_, index)| *index > 0);
                 self.seen = cursor.seen;
             }
         }
@@ -253,8 +252,16 @@ impl Subscription {
         seen.merge(&self.seen);
         Ok(Cursor {
             seen,
-            index: self.skip_records,
+            index: self.skip.map_or(0, |(_, index)| index),
         })
+    }
+
+    /// How many records of a frame the client has seen; to be asked once for every frame.
+    pub(crate) fn skip_in(&mut self, frame: &Delivered) -> u32 {
+        match self.skip.take() {
+            Some((place, index)) if place == frame.position() => index,
+            _ => 0,
+        }
     }
 
     /// The opaque text of a cursor.
@@ -297,8 +304,14 @@ impl Subscription {
                     frames
                 }
                 Look::TooOld => self.read_log().await?,
-                // Everything before this is in the tail or not of this stream.
-                Look::Empty => return Ok(None),
+                // Nothing of the stream is left between here and the end of the log.
+                Look::Empty => match self.live_at {
+                    Some(live) => {
+                        self.position = self.position.max(live);
+                        continue;
+                    }
+                    None => return Ok(None),
+                },
             };
             let frames = self.unseen(frames);
             if !frames.is_empty() {

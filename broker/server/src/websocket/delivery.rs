@@ -185,7 +185,7 @@ impl Delivery {
         let mut bytes = 0;
         let mut last: Option<&Arc<Delivered>> = None;
         for frame in frames {
-            let skip = std::mem::take(&mut self.subscription.skip_records);
+            let skip = self.subscription.skip_in(frame);
             last = Some(frame);
             let Some(message) = self.message(frame, skip)? else {
                 continue;
