@@ -23,6 +23,16 @@ pub(super) fn seconds_in(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
+/// The reverse of [`seconds_in`], in the largest whole unit.
+pub(super) fn text(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m")];
+    let whole = |(size, _): &(u64, &str)| seconds >= *size && seconds.is_multiple_of(*size);
+    match units.into_iter().find(whole) {
+        Some((size, unit)) => format!("{}{unit}", seconds / size),
+        None => format!("{seconds}s"),
+    }
+}
+
 /// Milliseconds since 1970 of an age or a time.
 pub(super) fn moment(text: &str) -> Result<u64, Failure> {
     // A bare number is a time, as everywhere; an age has a unit.
@@ -97,9 +107,11 @@ mod tests {
             ("-7d", None),
             ("99999999999999999d", None),
         ];
-        for (text, expected) in cases {
-            assert_eq!(seconds_in(text), expected, "{text}");
+        for (typed, expected) in cases {
+            assert_eq!(seconds_in(typed), expected, "{typed}");
         }
+        assert_eq!(text(604_800), "7d");
+        assert_eq!(text(90), "90s");
     }
 
     #[test]

@@ -60,6 +60,13 @@ pub(super) enum Command {
     },
 }
 
+impl Command {
+    /// Whether a broker runs in this process.
+    pub(super) fn serves(&self) -> bool {
+        matches!(self, Self::Dev(_) | Self::Serve(_) | Self::Demo(_))
+    }
+}
+
 /// Flags that set configuration keys.
 #[derive(Args, Debug, Default)]
 pub(crate) struct BrokerFlags {

@@ -114,10 +114,26 @@ impl Failure {
         }
     }
 
+    /// The error and its causes; a cause that the error has told already is left out.
+    fn message(&self) -> String {
+        let mut message = String::new();
+        for cause in self.error.chain().map(ToString::to_string) {
+            if message.is_empty() {
+                message = cause;
+            } else if !message.contains(&cause) {
+                message = format!("{message}: {cause}");
+            }
+        }
+        if let Some(ClientError::Connect { .. }) = self.error.downcast_ref() {
+            message.push_str("; start a broker (anabranch dev), or name another with --server");
+        }
+        message
+    }
+
     /// Prints the reason, and gives the exit code.
     pub(super) fn report(&self) -> ExitCode {
         if self.kind != Kind::NobodyReads {
-            super::output::error(&format!("{:#}", self.error));
+            super::output::error(&self.message());
         }
         ExitCode::from(self.kind.exit_code())
     }
@@ -136,6 +152,16 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let inner = anyhow::anyhow!("inner");
+        let told = Failure::from(inner.context("outer: inner")).message();
+        assert_eq!(told, "outer: inner");
+        let inner = anyhow::anyhow!("inner");
+        let told = Failure::from(inner.context("outer")).message();
+        assert_eq!(told, "outer: inner");
+    }
 
     #[test]
     fn exit_codes_follow_the_class_of_the_error() {

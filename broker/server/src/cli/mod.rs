@@ -26,6 +26,7 @@ mod subscribe;
 mod verify;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 
@@ -38,6 +39,9 @@ pub(crate) use failure::Failure;
 pub(crate) use logging::start_quietly as start_logging;
 pub(crate) use output::{Output, hint, progress};
 
+/// How long the tasks of a broker that has stopped may take to end.
+const CLOSING: Duration = Duration::from_secs(10);
+
 /// Runs the command that was typed.
 pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -45,9 +49,15 @@ pub(crate) fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return Failure::from(anyhow::Error::from(error)).report(),
     };
+    let serves = arguments.command.serves();
     let ended = runtime.block_on(Box::pin(run(arguments.command)));
-    // Reading standard input cannot be interrupted, so nothing waits for it.
-    runtime.shutdown_background();
+    if serves {
+        // Tasks hold the tables, and RocksDB aborts the process when it ends with them open.
+        runtime.shutdown_timeout(CLOSING);
+    } else {
+        // Reading standard input cannot be interrupted, so nothing waits for it.
+        runtime.shutdown_background();
+    }
     match ended {
         Ok(code) => code,
         Err(failure) => failure.report(),

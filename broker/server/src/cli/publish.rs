@@ -1,5 +1,6 @@
 //! Publishing what comes on standard input, or one record.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -7,9 +8,10 @@ use std::time::Instant;
 use anabranch_client::{
     AckFuture, Client, Code, Publisher, PublisherOptions, Record, StreamDefinition, StreamName,
 };
-use anabranch_protocol::record::json::{RecordError, parse_delivered, parse_record};
+use anabranch_protocol::record::json::{RecordError, parse_record};
 use indicatif::ProgressBar;
 use serde_json::json;
+use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::Ended;
@@ -128,12 +130,23 @@ impl Sending {
 /// A record as people write it, or as `sub --json` prints it.
 fn read(line: &[u8]) -> Result<Record<'_>, RecordError> {
     match parse_record(line) {
-        Err(RecordError::UnknownField { index, reason }) => match parse_delivered(line) {
-            Ok(delivered) => Ok(delivered.record),
-            Err(_) => Err(RecordError::UnknownField { index, reason }),
+        Err(RecordError::UnknownField { index, reason }) => match without_place(line) {
+            Some(line) => Ok(parse_record(&line)?.into_owned()),
+            None => Err(RecordError::UnknownField { index, reason }),
         },
         read => read,
     }
+}
+
+/// The line without partition and offset, if it has them: where a record is says the broker that
+/// it is published to.
+fn without_place(line: &[u8]) -> Option<Vec<u8>> {
+    let mut fields: BTreeMap<&str, &RawValue> = serde_json::from_slice(line).ok()?;
+    let had = [fields.remove("partition"), fields.remove("offset")];
+    if had.iter().all(Option::is_none) {
+        return None;
+    }
+    serde_json::to_vec(&fields).ok()
 }
 
 fn bad_line(number: u64, error: &RecordError) -> Failure {
@@ -150,6 +163,8 @@ mod tests {
     fn what_a_subscription_prints_can_be_published() {
         let line = br#"{"partition":0,"offset":7,"key":"a","value":1,"timestamp":5}"#;
         assert_eq!(read(line).unwrap().key.as_deref(), Some(&b"a"[..]));
+        let line = br#"{"offset":7,"key":"a","valeu":1}"#;
+        assert!(read(line).is_err());
         let line = br#"{"key":"a","valeu":1}"#;
         let error = bad_line(3, &read(line).unwrap_err());
         let text = format!("{error:?}");

@@ -132,8 +132,8 @@ fn summary(info: &StreamInfo) -> Vec<String> {
 
 fn keeps(retention: Retention) -> String {
     let limits = [
-        retention.max_age_seconds.map(|s| format!("{s} s")),
-        retention.max_bytes.map(|n| ByteSize::new(n).rounded()),
+        retention.max_age_seconds.map(age::text),
+        retention.max_bytes.map(|n| ByteSize::new(n).to_string()),
         retention.compact.then(|| "last of each key".to_owned()),
     ];
     let limits: Vec<_> = limits.into_iter().flatten().collect();

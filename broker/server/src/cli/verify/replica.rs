@@ -1,0 +1,128 @@
+//! A copy of a data folder that may be written to.
+//!
+//! Recovery and RocksDB write when they open something. So they are given a copy, in which
+//! what never changes is a link: sealed segments and sorted tables.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+/// Beside what it is a copy of, since links do not cross file systems.
+const NAME: &str = "verify.tmp";
+
+/// The newest segments may be unsealed, and recovery may write to them. One is being written, one
+/// being sealed; one more is for good measure.
+const COPIED_SEGMENTS: usize = 3;
+
+/// The copy. It is deleted when it is dropped.
+pub(super) struct Replica {
+    path: PathBuf,
+}
+
+impl Replica {
+    /// Copies the data folder at `dir`, whose tables are at `tables`.
+    pub(super) fn of(dir: &Path, tables: &Path) -> anyhow::Result<Self> {
+        let path = dir.join(NAME);
+        remove(&path)?;
+        let replica = Self { path };
+        replica.fill(dir, tables).with_context(|| {
+            format!("cannot make a copy to verify in {}", replica.path.display())
+        })?;
+        Ok(replica)
+    }
+
+    fn fill(&self, dir: &Path, tables: &Path) -> io::Result<()> {
+        fs::create_dir_all(&self.path)?;
+        for file in files(dir)? {
+            if file.file_name().is_some_and(|name| name != "lock") {
+                copy(&file, &self.path)?;
+            }
+        }
+        let segments: Vec<_> = of_type(&dir.join("log"), "segment")?;
+        let sealed = segments.len().saturating_sub(COPIED_SEGMENTS);
+        let log = self.path.join("log");
+        fs::create_dir(&log)?;
+        for file in files(&dir.join("log"))? {
+            match segments[..sealed].contains(&file) {
+                true => link(&file, &log)?,
+                false => copy(&file, &log)?,
+            }
+        }
+        let held = self.tables();
+        fs::create_dir(&held)?;
+        let sorted = of_type(tables, "sst")?;
+        for file in files(tables)? {
+            match sorted.contains(&file) {
+                true => link(&file, &held)?,
+                false => copy(&file, &held)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The copy of the data folder, without tables.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The copy of the tables as they are.
+    pub(super) fn tables(&self) -> PathBuf {
+        self.path.join("tables-held")
+    }
+
+    /// Where the tables that the log makes go.
+    pub(super) fn folded(&self) -> PathBuf {
+        self.path.join("tables-folded")
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.path) {
+            super::super::output::hint(&format!("{error:#}"));
+        }
+    }
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot delete {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The files of a folder in the order of their names, without folders.
+fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            files.push(entry.path());
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn of_type(folder: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
+    let mut files = files(folder)?;
+    files.retain(|file| file.extension().is_some_and(|it| it == extension));
+    Ok(files)
+}
+
+fn copy(file: &Path, folder: &Path) -> io::Result<()> {
+    fs::copy(file, target(file, folder)).map(drop)
+}
+
+/// A link, or a copy where the file system has no links.
+fn link(file: &Path, folder: &Path) -> io::Result<()> {
+    fs::hard_link(file, target(file, folder)).or_else(|_| copy(file, folder))
+}
+
+fn target(file: &Path, folder: &Path) -> PathBuf {
+    folder.join(file.file_name().unwrap_or_default())
+}
