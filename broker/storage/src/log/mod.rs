@@ -30,6 +30,7 @@ mod seal;
 mod segment;
 mod shared;
 mod trims;
+mod verify;
 mod writer;
 
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use mark::Proof;
 pub use reader::{Chunk, LogReader, ReadError};
 pub use recover::{Damage, OpenError, Opened, Progress, Recovery};
 pub use segment::SegmentFault;
+pub use verify::{Event, Finding, Verified, VerifyError, verify};
 pub use writer::{Log, WriteError};
 
 /// Who seals segments and prepares the next one.

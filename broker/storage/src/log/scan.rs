@@ -46,6 +46,11 @@ impl<'a> Scanner<'a> {
         self.at
     }
 
+    /// Goes on at another place.
+    pub(crate) fn go_to(&mut self, at: u64) {
+        self.at = at;
+    }
+
     /// Whether the bytes are at their end.
     pub(crate) fn is_at_end(&self) -> bool {
         self.at >= self.end

@@ -158,6 +158,7 @@ impl Sealer {
         {
             self.inner.fail("the sealing thread panicked".to_owned());
         }
+        self.inner.seal_postponed();
     }
 
     /// Removes the prepared file, which nobody needs any more.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::Disk;
+use crate::log::{Event, Verified, verify};
 
 /// A log of a few sealed segments and an active one, and what is in it.
 fn sample(closed: bool) -> (MemoryDisk, Vec<Commit>) {
@@ -74,11 +75,18 @@ fn every_flipped_byte_of_a_segment_is_noticed_and_none_is_served() {
             .map(|path| (disk.content(&path).unwrap().len(), path))
             .collect();
         let (mut flipped, mut unnoticed) = (0, Vec::new());
+        let last = lengths.last().map(|(_, path)| path);
+        let content = disk.content(last.unwrap()).unwrap();
+        let end = content.iter().rposition(|&byte| byte != 0).unwrap().next_multiple_of(8);
+        assert_eq!(verified(&disk).findings, 0);
         for (length, path) in &lengths {
             for byte in 0..*length {
                 let (disk, _) = sample(closed);
                 disk.flip(path, byte, (byte % 8) as u8);
                 flipped += 1;
+                let unwritten = !closed && Some(path) == last && byte >= end;
+                let found = verified(&disk).findings;
+                assert!(found > 0 || unwritten, "{} byte {byte}", path.display());
                 if !look(&disk, &written) {
                     unnoticed.push((path.clone(), byte));
                 }
@@ -90,6 +98,43 @@ fn every_flipped_byte_of_a_segment_is_noticed_and_none_is_served() {
         let share = unnoticed.len() * 100 / flipped;
         assert!(share < 60, "{share} % unnoticed");
     }
+}
+
+fn verified(disk: &MemoryDisk) -> Verified {
+    verify(disk, Path::new(DIR), IDENTITY, &mut |_| {}).unwrap()
+}
+
+#[test]
+fn every_flipped_byte_of_a_mark_is_noticed_and_none_believed() {
+    let (disk, written) = sample(true);
+    let path = Path::new(DIR).join("mark");
+    for byte in (0..128).chain(4096..4224) {
+        disk.flip(&path, byte, (byte % 8) as u8);
+        assert!(verified(&disk).findings > 0, "byte {byte}");
+        disk.flip(&path, byte, (byte % 8) as u8);
+    }
+    disk.flip(&path, 30, 1);
+    let broker = open(&disk).unwrap();
+    assert_same(&broker.all(), &written);
+    assert_eq!(broker.recovery.new_origin, None, "the other slot says the same");
+}
+
+#[test]
+fn verifying_goes_on_behind_damage_and_counts_what_is_whole() {
+    let (disk, written) = sample(true);
+    let first = &segments(&disk)[0];
+    disk.flip(first, 70, 1);
+    let mut findings = Vec::new();
+    let result = verify(&disk, Path::new(DIR), IDENTITY, &mut |event| {
+        if let Event::Finding(finding) = event {
+            findings.push(finding);
+        }
+    });
+    let result = result.unwrap();
+    assert_eq!(result.entries, written.len() as u64 - 1);
+    assert_eq!(result.next, position(written.len() as u64));
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!((&findings[0].path, findings[0].offset), (first, 64));
 }
 
 #[test]

@@ -1,0 +1,485 @@
+//! Looking at everything: every checksum, every chain, and whether what is said twice is the same.
+//!
+//! Changes nothing. Goes on after damage as far as the indexes lead.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anabranch_core::frame::{Chain, Commit};
+use anabranch_core::id::{Offset, Origin, Position, Sequence};
+use anabranch_core::sequencer::Sequencer;
+use anabranch_core::vector::VersionVector;
+use hashbrown::HashMap;
+
+use super::entry::Entry;
+use super::index::{Key, SegmentIndex, Summary};
+use super::mark;
+use super::recover::Progress;
+use super::scan::{Scanner, look_behind};
+use super::segment::{FIRST_ENTRY_AT, Footer, SegmentHeader, SegmentId, first_of, path_of, read_block};
+use super::shared::read_summary;
+use super::trims::Trims;
+use crate::data_dir::Identity;
+use crate::disk::{Disk, DiskFile};
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// In which file.
+    pub path: PathBuf,
+    /// Where in it.
+    pub offset: u64,
+    /// At which position.
+    pub position: Position,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            path,
+            offset,
+            position,
+            what,
+        } = self;
+        let path = path.display();
+        write!(f, "position {position} ({path} byte {offset}): {what}")
+    }
+}
+
+/// What happens while a log is verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// So far so good.
+    Progress(Progress),
+    /// Something is wrong.
+    Finding(Finding),
+}
+
+/// What was verified.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Verified {
+    /// Segment files.
+    pub segments: u64,
+    /// Entries that read well.
+    pub entries: u64,
+    /// Records that are stored in them.
+    pub records: u64,
+    /// Bytes of the segment files.
+    pub bytes: u64,
+    /// The position after the last entry.
+    pub next: Position,
+    /// Everything in the log.
+    pub vector: VersionVector,
+    /// How much is not as it should be.
+    pub findings: u64,
+}
+
+/// Why a log could not be verified at all.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {path}: {source}")]
+pub struct VerifyError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Verifies the log in `dir`, the data directory, which nobody may have open for writing.
+///
+/// # Errors
+/// When the operating system refuses; damage is no error, but a [`Finding`].
+pub fn verify(
+    disk: &dyn Disk,
+    dir: &Path,
+    identity: Identity,
+    each: &mut dyn FnMut(Event),
+) -> Result<Verified, VerifyError> {
+    let log = dir.join("log");
+    let io_at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| VerifyError { path, source }
+    };
+    let names = disk.list(&log).map_err(io_at(&log))?;
+    let firsts: Vec<_> = names.iter().filter_map(|name| first_of(name)).collect();
+    let mut total = 0;
+    for &first in &firsts {
+        let path = path_of(&log, first);
+        let file = disk.open(&path).map_err(io_at(&path))?;
+        total += file.length().map_err(io_at(&path))?;
+    }
+    let mut verifier = Verifier {
+        disk,
+        identity,
+        each,
+        total,
+        result: Verified::default(),
+        state: Known::default(),
+        path: log.clone(),
+        closed: true,
+    };
+    for (number, &first) in firsts.iter().enumerate() {
+        let path = path_of(&log, first);
+        let is_last = number + 1 == firsts.len();
+        let done = verifier.segment(&path, first, is_last);
+        done.map_err(io_at(&path))?;
+    }
+    verifier.trims(&log, firsts.first().copied()).map_err(io_at(&log))?;
+    verifier.mark(dir).map_err(io_at(dir))?;
+    Ok(verifier.finish())
+}
+
+/// What has been read so far, for comparison. What is not in it is not known, since it was dropped
+/// or is damaged.
+#[derive(Default)]
+struct Known {
+    started: bool,
+    position: Position,
+    heads: HashMap<Origin, (Sequence, Option<Chain>)>,
+    offsets: HashMap<Key, Offset>,
+    /// Whether everything from the log's first position on has been seen.
+    from_start: bool,
+}
+
+struct Verifier<'a> {
+    disk: &'a dyn Disk,
+    identity: Identity,
+    each: &'a mut dyn FnMut(Event),
+    total: u64,
+    result: Verified,
+    state: Known,
+    /// The file that is being read.
+    path: PathBuf,
+    /// Whether the segment read last has a seal, or nothing to be sealed.
+    closed: bool,
+}
+
+/// A segment that is being verified.
+struct Subject<'a> {
+    file: &'a dyn DiskFile,
+    id: SegmentId,
+    first: Position,
+    length: u64,
+    sealed: Option<(Footer, Option<Summary>, Option<SegmentIndex>)>,
+}
+
+impl Verifier<'_> {
+    fn found(&mut self, offset: u64, position: Position, what: impl ToString) {
+        self.result.findings += 1;
+        (self.each)(Event::Finding(Finding {
+            path: self.path.clone(),
+            offset,
+            position,
+            what: what.to_string(),
+        }));
+    }
+
+    fn segment(&mut self, path: &Path, first: Position, is_last: bool) -> io::Result<()> {
+        self.path = path.to_owned();
+        let file = self.disk.open(path)?;
+        let length = file.length()?;
+        self.result.segments += 1;
+        self.begin(first);
+        let header = match SegmentHeader::read(&*file)? {
+            Ok(header) => header,
+            Err(fault) => {
+                self.found(0, first, format!("the segment's header: {fault}"));
+                self.state = Known::default();
+                return Ok(());
+            }
+        };
+        if header.first != first || header.identity != self.identity {
+            self.found(0, first, "the segment's header names another position or broker");
+        }
+        let mut subject = Subject {
+            file: &*file,
+            id: header.id,
+            first,
+            length,
+            sealed: None,
+        };
+        subject.sealed = self.seal(&subject)?;
+        if subject.sealed.is_none() && !is_last {
+            self.found(length, first, "the segment is not sealed, or its footer is damaged");
+        }
+        let index = self.entries(&subject, is_last)?;
+        self.closed = subject.sealed.is_some() || self.state.position == first;
+        if let Some(index) = index {
+            self.compare(&subject, &index)?;
+        }
+        self.result.bytes += length;
+        let done = self.result.bytes;
+        let total = self.total;
+        (self.each)(Event::Progress(Progress { done, total }));
+        Ok(())
+    }
+
+    /// Compares the beginning of a segment with the end of the one before.
+    fn begin(&mut self, first: Position) {
+        if self.state.started && self.state.position != first {
+            let what = format!("the segment follows position {}", self.state.position);
+            self.found(0, first, what);
+            self.state = Known::default();
+        }
+        if !self.state.started {
+            self.state.from_start = first == Position::default();
+            self.state.started = true;
+            self.state.position = first;
+        }
+    }
+
+    /// Reads what seals the segment, as far as it is whole.
+    #[expect(clippy::type_complexity, reason = "named by the field that it fills")]
+    fn seal(
+        &mut self,
+        subject: &Subject<'_>,
+    ) -> io::Result<Option<(Footer, Option<Summary>, Option<SegmentIndex>)>> {
+        let footer = Footer::read(subject.file, subject.length)?;
+        let Some(footer) = footer.ok().filter(|footer| footer.id == subject.id) else {
+            return Ok(None);
+        };
+        let summary = read_summary(subject.file, &footer)?;
+        if summary.is_none() {
+            self.found(footer.summary_at(), subject.first, "the summary is damaged");
+        }
+        let block = read_block(subject.file, footer.index_at(), footer.index)?;
+        let index = summary
+            .as_ref()
+            .zip(block)
+            .and_then(|(summary, block)| {
+                SegmentIndex::decode(&block, summary, FIRST_ENTRY_AT).ok()
+            });
+        if index.is_none() {
+            self.found(footer.index_at(), subject.first, "the index is damaged");
+        }
+        Ok(Some((footer, summary, index)))
+    }
+
+    /// Reads all entries. Returns the index that they make if all of them are whole.
+    fn entries(
+        &mut self,
+        subject: &Subject<'_>,
+        is_last: bool,
+    ) -> io::Result<Option<SegmentIndex>> {
+        let known = subject.sealed.as_ref();
+        let end = known.map_or(subject.length, |(footer, ..)| footer.entries_end);
+        let base = self.base(subject);
+        let mut index = SegmentIndex::new(subject.first, base, FIRST_ENTRY_AT);
+        let mut whole = true;
+        let mut scanner = Scanner::new(subject.file, subject.id, FIRST_ENTRY_AT, end);
+        while !scanner.is_at_end() {
+            let (offset, position) = (scanner.at(), self.state.position);
+            match scanner.next(position)? {
+                Ok(entry) => {
+                    self.entry(offset, &entry);
+                    if whole {
+                        index.push_stored(entry.as_new(), &entry.stored);
+                    }
+                    self.state.position = position.next();
+                }
+                Err(_) if known.is_none() && is_last => {
+                    self.tail(subject, offset)?;
+                    break;
+                }
+                Err(fault) => {
+                    self.found(offset, position, fault);
+                    whole = false;
+                    if !self.skip(subject, &mut scanner) {
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some((footer, ..)) = known
+            && self.state.position != footer.next
+        {
+            self.found(end, self.state.position, "the segment has fewer entries than its footer says");
+            self.state = Known::default();
+        }
+        Ok(whole.then_some(index))
+    }
+
+    fn base(&self, subject: &Subject<'_>) -> VersionVector {
+        if self.state.from_start {
+            return self.vector();
+        }
+        match &subject.sealed {
+            Some((_, Some(summary), _)) => summary.base.clone(),
+            _ => self.vector(),
+        }
+    }
+
+    fn vector(&self) -> VersionVector {
+        let heads = self.state.heads.iter();
+        heads.map(|(&origin, &(sequence, _))| (origin, sequence)).collect()
+    }
+
+    /// Goes on after a damaged entry, if the index knows where.
+    fn skip(&mut self, subject: &Subject<'_>, scanner: &mut Scanner<'_>) -> bool {
+        // The frame that is lost might be anybody's.
+        let position = self.state.position.next();
+        self.state = Known {
+            started: true,
+            position,
+            ..Known::default()
+        };
+        let Some((_, _, Some(index))) = &subject.sealed else {
+            return false;
+        };
+        let entry = index.entry_of(position) as usize;
+        if entry >= index.len() {
+            return false;
+        }
+        scanner.go_to(index.place(entry).0);
+        true
+    }
+
+    /// What lies behind the last entry of a segment that is not sealed.
+    fn tail(&mut self, subject: &Subject<'_>, offset: u64) -> io::Result<()> {
+        let behind = look_behind(subject.file, subject.id, offset, subject.length)?;
+        let position = self.state.position;
+        if behind.durable > position {
+            let what = format!("the entry is damaged; entries behind it say that everything below position {} was durable", behind.durable);
+            self.found(offset, position, what);
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, offset: u64, entry: &Entry) {
+        let commit = &entry.commit;
+        self.result.entries += 1;
+        for batch in commit.parts.iter().filter_map(|part| part.batch.as_ref()) {
+            self.result.records += u64::from(batch.count());
+        }
+        if entry.header.durable > commit.position {
+            self.found(offset, commit.position, "it says that it was durable before it was written");
+        }
+        self.chain(offset, commit);
+        self.offsets(offset, commit);
+    }
+
+    fn chain(&mut self, offset: u64, commit: &Commit) {
+        let header = &commit.header;
+        let held = self.state.heads.get(&header.origin).copied();
+        let before = match held {
+            None if self.state.from_start => Some((Sequence::NONE, Some(Chain::START))),
+            held => held,
+        };
+        if let Some((sequence, chain)) = before {
+            if header.sequence != sequence.next() {
+                let what = format!("frame {} of {} follows its frame {sequence}", header.sequence, header.origin);
+                self.found(offset, commit.position, what);
+            } else if let Some(chain) = chain
+                && let Err(error) = header.verify_chain(chain, &commit.header_bytes)
+            {
+                self.found(offset, commit.position, error);
+            }
+        }
+        let head = (header.sequence, Some(header.chain));
+        self.state.heads.insert(header.origin, head);
+    }
+
+    fn offsets(&mut self, offset: u64, commit: &Commit) {
+        for part in &commit.parts {
+            let key = (part.header.stream, part.header.partition);
+            let next = part.base_offset.advance(part.header.records.into());
+            let expected = match self.state.offsets.insert(key, next) {
+                None if self.state.from_start => Some(Offset::default()),
+                held => held,
+            };
+            if expected.is_some_and(|expected| expected != part.base_offset) {
+                let what = format!("stream {} partition {} continues at offset {}", key.0, key.1, part.base_offset);
+                self.found(offset, commit.position, what);
+            }
+        }
+    }
+
+    /// Compares what seals a segment with its entries.
+    fn compare(&mut self, subject: &Subject<'_>, index: &SegmentIndex) -> io::Result<()> {
+        let Some((footer, summary, sealed)) = &subject.sealed else {
+            return Ok(());
+        };
+        let found = index.summary();
+        if summary.as_ref().is_some_and(|summary| *summary != found) {
+            self.found(footer.summary_at(), subject.first, "the summary does not agree with the entries");
+        }
+        // Encoded they are the same, in whatever order the lists are.
+        if sealed.as_ref().is_some_and(|sealed| sealed.encode(&found) != index.encode(&found)) {
+            self.found(footer.index_at(), subject.first, "the index does not agree with the entries");
+        }
+        let at = footer.checkpoint_at();
+        let bytes = read_block(subject.file, at, footer.checkpoint)?;
+        match bytes.and_then(|bytes| Sequencer::restore(&bytes).ok()) {
+            None => self.found(at, footer.next, "the checkpoint is damaged"),
+            Some(state) if !self.agrees(&state) => {
+                self.found(at, footer.next, "the checkpoint does not agree with the entries");
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    fn agrees(&self, state: &Sequencer) -> bool {
+        let known = &self.state;
+        let heads = known.heads.iter().all(|(&origin, &(sequence, chain))| {
+            let head = state.head(origin);
+            head.sequence == sequence && chain.is_none_or(|chain| chain == head.chain)
+        });
+        let offsets = known
+            .offsets
+            .iter()
+            .all(|(&(stream, partition), &next)| state.next_offset(stream, partition) == next);
+        let complete = !known.from_start || state.vector() == self.vector();
+        state.next_position() == known.position && heads && offsets && complete
+    }
+
+    fn trims(&mut self, log: &Path, first: Option<Position>) -> io::Result<()> {
+        self.path = log.join("trims");
+        let position = first.unwrap_or_default();
+        match Trims::load(self.disk, log)? {
+            Ok((trims, damaged)) => {
+                if damaged > 0 {
+                    self.found(0, position, "one of two copies is damaged");
+                }
+                if position > trims.floor() {
+                    let what = format!("segments from position {} on are missing", trims.floor());
+                    self.found(0, position, what);
+                }
+            }
+            Err(_) => self.found(0, position, "both copies are damaged"),
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, dir: &Path) -> io::Result<()> {
+        self.path = dir.join("mark");
+        let position = self.state.position;
+        let found = mark::find(self.disk, dir)?;
+        if found.damaged > 0 {
+            let what = format!("{} of its two slots are damaged", found.damaged);
+            self.found(0, position, what);
+        }
+        match found.mark {
+            None if position > Position::default() => {
+                self.found(0, position, "there is no readable mark");
+            }
+            Some(mark) if mark.position > position => {
+                let what = format!("everything below position {} was durable, but the log ends before", mark.position);
+                self.found(0, position, what);
+            }
+            Some(mark) if mark.clean && !self.closed => {
+                self.found(0, position, "the log was closed, but its last segment's footer is damaged");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Verified {
+        let vector = self.vector();
+        Verified {
+            next: self.state.position,
+            vector,
+            ..self.result
+        }
+    }
+}
