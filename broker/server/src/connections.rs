@@ -14,6 +14,7 @@ use tower::Service;
 use tracing::{debug, warn};
 
 use crate::config::Limits;
+use crate::refused::refused;
 
 /// Connections beyond the limit that may still ask for health and metrics.
 const RESERVED: usize = 16;
@@ -142,7 +143,7 @@ fn answers_when_crowded(path: &str) -> bool {
 }
 
 fn too_many(limit: usize) -> axum::response::Response {
-    crate::http::problem(&crate::node::Error::new(
+    refused(&crate::node::Error::new(
         Code::TooManyConnections,
         format!(
             "{limit} connections are open, which is the limit; close some, or raise limits.connections"

@@ -9,6 +9,7 @@
 //! | [`serve`] | a broker from start to graceful end |
 //! | [`node`] | the narrow waist: publish, subscribe, row, rows, stream info |
 //! | [`http`] | the HTTP surface |
+//! | [`refused`] | a problem as an HTTP response |
 //! | [`websocket`] | the WebSocket surface |
 
 mod cli;
@@ -17,6 +18,7 @@ mod connections;
 mod demo;
 mod http;
 mod node;
+mod refused;
 mod serve;
 mod websocket;
 

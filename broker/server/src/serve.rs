@@ -111,6 +111,8 @@ pub(crate) async fn serve(
     };
     accepting.abort();
     upkeep.abort();
+    // They hold the tables. RocksDB aborts the process when it is closed while the process exits.
+    let _ = tokio::join!(accepting, upkeep);
     match ended {
         Some(reason) => Err(ServeError::Failed(reason)),
         None => Ok(()),

@@ -44,8 +44,6 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::config::Limits;
 use crate::node::{Error, Node, Running};
 
-pub(crate) use refusal::problem;
-
 /// What every handler is given.
 pub(crate) struct Surface {
     node: Arc<Node>,

@@ -1,11 +1,10 @@
 //! Errors as RFC 9457 problems.
 
 use anabranch_protocol::error::{Code, Problem};
-use anabranch_protocol::http::PROBLEM_JSON;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, StatusCode};
+
+use crate::refused::refused;
 
 /// A problem on its way out.
 #[derive(Debug)]
@@ -28,27 +27,10 @@ impl<E: Into<Problem>> From<E> for Refusal {
     }
 }
 
-/// What a client that retries should wait at least, in seconds.
-const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
-
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        problem(&self.0)
+        refused(&self.0)
     }
-}
-
-/// A problem as a response.
-pub(crate) fn problem(problem: &Problem) -> Response {
-    let status = StatusCode::from_u16(problem.code.http_status())
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = serde_json::to_vec(problem).expect("a problem is a map of texts");
-    let mut response = (status, body).into_response();
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-    if problem.retryable && status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
-    }
-    response
 }
 
 /// The answer to a path that is none. The path is shown, cut to a reasonable length.

@@ -19,10 +19,11 @@ use super::answer::{Streams, TOKEN, durability, token_value, written};
 use super::body::{self, content_type};
 use super::publish::batches;
 use super::query::{Query, cut};
-use super::refusal::{Refusal, problem};
+use super::refusal::Refusal;
 use super::token::read_at;
 use super::{Answer, App, path};
 use crate::node::{Group, Running};
+use crate::refused::refused;
 
 const JSON: HeaderValue = HeaderValue::from_static(anabranch_protocol::http::JSON);
 const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -39,7 +40,7 @@ pub(super) async fn read(State(surface): App, request: Request) -> Answer {
     let token = token_value(running, &read.token);
     let mut response = match read.value {
         Some(value) => found(value, &parts.headers),
-        None => problem(&no_such_row(&stream, &key)),
+        None => refused(&no_such_row(&stream, &key)),
     };
     response.headers_mut().insert(TOKEN, token);
     Ok(response)
@@ -50,7 +51,7 @@ fn found(value: Bytes, headers: &HeaderMap) -> Response {
     if let Some(wanted) = headers.get(IF_MATCH)
         && !names(wanted, &etag)
     {
-        return problem(&Problem::new(
+        return refused(&Problem::new(
             Code::PreconditionFailed,
             "the row has changed: its ETag is none of those in If-Match; read it again",
         ));

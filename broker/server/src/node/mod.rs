@@ -42,7 +42,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 
-pub(crate) use anabranch_storage::tables::{KeyRange, Page};
+pub(crate) use anabranch_storage::tables::{KeyRange, Page, StreamMap};
 pub(crate) use check::{check_batch, check_keys, check_partition};
 pub(crate) use error::Error;
 pub(crate) use publish::{Ack, AckRow, AckSink, Group, Numbered, Outcome, token_of};
@@ -168,6 +168,8 @@ pub(crate) struct Running {
     trims: Mutex<HashMap<StreamId, u64>>,
     /// The way to upkeep; gone once the broker stops.
     chores: Mutex<Option<Sender<Chore>>>,
+    /// Whether cleaning was asked for and has not begun.
+    clean_asked: AtomicBool,
 }
 
 /// Longest that a single publish waits for its share of the in-flight budget.

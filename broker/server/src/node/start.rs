@@ -283,6 +283,7 @@ fn new_running(
         data_dir: data_dir.path().display().to_string(),
         defining: tokio::sync::Mutex::new(()),
         chores: parking_lot::Mutex::new(Some(chores)),
+        clean_asked: AtomicBool::new(false),
         trims: parking_lot::Mutex::default(),
     }
 }

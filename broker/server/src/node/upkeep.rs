@@ -127,6 +127,7 @@ impl Work {
     }
 
     fn clean(&mut self) {
+        self.running.clean_asked.store(false, Ordering::Release);
         self.next_clean = Instant::now() + self.clean_every;
         let policies = self.policies();
         match self.cleaner.run_once(&policies, wall_clock_ms()) {
@@ -210,7 +211,10 @@ impl Running {
         let held = trims.entry(definition.id()).or_default();
         *held = before_ms.max(*held);
         drop(trims);
-        self.ask_upkeep(Chore::Clean);
+        // One run does for all who asked before it began.
+        if !self.clean_asked.swap(true, Ordering::AcqRel) {
+            self.ask_upkeep(Chore::Clean);
+        }
         Ok(())
     }
 

@@ -22,6 +22,7 @@ use tracing::debug;
 use super::inbound;
 use crate::connections::Slot;
 use crate::node::{Error, Node};
+use crate::refused::refused;
 
 /// Bytes asked of the socket at once. The default of 128 KiB would be touched by every idle
 /// connection; this costs bulk publishing a few more reads per batch.
@@ -37,7 +38,7 @@ pub(crate) async fn upgrade(
 ) -> Response {
     let (codec, accept) = match negotiate(request.method(), request.headers()) {
         Ok(agreed) => agreed,
-        Err(error) => return crate::http::problem(&error),
+        Err(error) => return refused(&error),
     };
     let slot = request.extensions_mut().remove::<Slot>();
     let upgraded = hyper::upgrade::on(&mut request);

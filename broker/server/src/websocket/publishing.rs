@@ -9,12 +9,12 @@ use anabranch_core::stream::StreamDefinition;
 use anabranch_protocol::error::Problem;
 use anabranch_protocol::record::{Placement, build_batches};
 use anabranch_protocol::ws::{self, Payload};
-use anabranch_storage::tables::StreamMap;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::node::{
-    AckSink, Group, Numbered, Running, check_batch, check_keys, check_partition, wall_clock_ms,
+    AckSink, Group, Numbered, Running, StreamMap, check_batch, check_keys, check_partition,
+    wall_clock_ms,
 };
 
 /// Publishes gathered before they are passed on, if more messages are waiting.
