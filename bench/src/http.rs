@@ -11,6 +11,9 @@ use tokio::net::TcpStream;
 /// Room for an answer's head and a row.
 const BUFFER_BYTES: usize = 8 * 1024;
 
+/// The status of an answer that has no body, and does not say so.
+const NO_CONTENT: u16 = 204;
+
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Http {
@@ -127,12 +130,13 @@ impl Head {
         let text = std::str::from_utf8(&bytes[..end])?;
         let mut lines = text.split("\r\n");
         let status = lines.next().and_then(|line| line.get(9..12));
-        let status = status.context("the answer is not HTTP")?.parse()?;
+        let status: u16 = status.context("the answer is not HTTP")?.parse()?;
         let lengths = lines.filter_map(|line| line.split_once(':'));
         let length = lengths
             .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
             .map(|(_, value)| value.trim().parse())
-            .next();
+            .next()
+            .or((status == NO_CONTENT).then_some(Ok(0)));
         Ok(Some(Self {
             status,
             bytes: end + 4,
@@ -156,6 +160,10 @@ mod tests {
             (head.status, head.bytes, head.body),
             (404, answer.len() - 2, 2)
         );
+        let head = Head::find(b"HTTP/1.1 204 No Content\r\n\r\n")
+            .unwrap()
+            .unwrap();
+        assert_eq!(head.body, 0);
         assert!(Head::find(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
     }
 }

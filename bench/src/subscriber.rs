@@ -37,7 +37,7 @@ pub(crate) enum Look<'l> {
 }
 
 impl Subscriber {
-    /// Subscribes, and waits until the broker has taken note.
+    /// Subscribes, and waits until the subscription is live.
     pub(crate) async fn connect(
         address: SocketAddr,
         stream: &str,
@@ -57,11 +57,9 @@ impl Subscriber {
             credit: CREDIT,
         });
         transmitter.send(&subscribe).await?;
-        // Messages are taken in order, so the answer to a ping says that the subscription stands.
-        transmitter.send(&ClientMessage::Ping { id: 1 }).await?;
         match receiver.message().await? {
-            ServerMessage::Pong { id: 1 } => {}
-            other => bail!("the broker answers a ping with {other:?}"),
+            ServerMessage::Live { .. } => {}
+            other => bail!("the broker sent {other:?} where the subscription goes live"),
         }
         Ok(Self {
             transmitter,
@@ -79,7 +77,6 @@ impl Subscriber {
         let message = self.receiver.message().await?;
         let taken = match message {
             ServerMessage::Deliver(deliver) => take_parts(&deliver, &mut self.next, look)?,
-            ServerMessage::Pong { .. } => 0,
             other => bail!("the broker sent {other:?} to a subscriber"),
         };
         let used = self.receiver.received() - self.granted;

@@ -95,8 +95,7 @@ async fn fill(stage: &Stage, load: &Load, keys: u32) -> Result<()> {
     filling.shape.keys = Some(KeySpace::in_turn(keys));
     let mut team = Team::connect(stage.broker.address(), &filling, keys as usize).await?;
     team.measure().await?;
-    let mut http = stage.http().await?;
-    wait_until_readable(&mut http, stage.stream(), &team.latest()?.token).await
+    wait_until_readable(stage, &team.latest()?.token).await
 }
 
 /// What is read.

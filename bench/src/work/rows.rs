@@ -37,16 +37,16 @@ pub(crate) async fn run(given: &LoadArguments) -> Result<Report> {
     let load = Load::new(given, &DEFAULTS, stage.stream())?;
     let ahead = load.records().unwrap_or(RECORDS_AHEAD).min(RECORDS_AHEAD);
     let mut team = Team::connect(stage.broker.address(), &load, ahead).await?;
-    let mut http = stage.http().await?;
     team.warm_up().await?;
-    wait_until_readable(&mut http, stage.stream(), &team.latest()?.token).await?;
+    wait_until_readable(&stage, &team.latest()?.token).await?;
 
     let before = stage.cpu();
     let published = team.measure().await?;
     let acknowledged = before.until(&stage.cpu());
-    wait_until_readable(&mut http, stage.stream(), &team.latest()?.token).await?;
+    wait_until_readable(&stage, &team.latest()?.token).await?;
     let spent = before.until(&stage.cpu());
 
+    let mut http = stage.http().await?;
     let checked = check_rows(&mut http, stage.stream(), team.expected()).await?;
     let keys = load.keys.unwrap_or_default();
     let work = format!(
@@ -81,9 +81,10 @@ pub(crate) async fn run(given: &LoadArguments) -> Result<Report> {
 }
 
 /// Reads with a token, which waits until everything up to it is applied.
-pub(crate) async fn wait_until_readable(http: &mut Http, stream: &str, token: &str) -> Result<()> {
-    let path = path_of(stream, 0);
+pub(crate) async fn wait_until_readable(stage: &Stage, token: &str) -> Result<()> {
+    let path = path_of(stage.stream(), 0);
     let headers = [("Anabranch-Token", token), ("Prefer", "wait=60")];
+    let mut http = stage.http().await?;
     let answer = http.get(&path, &headers).await?;
     let status = answer.status;
     ensure!(
