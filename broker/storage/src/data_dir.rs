@@ -37,7 +37,9 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// Another process has it.
-    #[error("data directory {path} is in use by process {pid}; stop it, or choose another directory")]
+    #[error(
+        "data directory {path} is in use by process {pid}; stop it, or choose another directory"
+    )]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -69,7 +71,9 @@ pub enum DataDirError {
         expected: u32,
     },
     /// The format file cannot be understood.
-    #[error("{path} is damaged: {what}; restore it from a backup: it names the broker that wrote the log")]
+    #[error(
+        "{path} is damaged: {what}; restore it from a backup: it names the broker that wrote the log"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -77,7 +81,9 @@ pub enum DataDirError {
         what: &'static str,
     },
     /// There is a log but no format file.
-    #[error("data directory {path} holds a log but no format file; restore the file `format` from a backup")]
+    #[error(
+        "data directory {path} holds a log but no format file; restore the file `format` from a backup"
+    )]
     NoFormat {
         /// The directory.
         path: PathBuf,
@@ -274,8 +280,12 @@ fn write_format(dir: &Path, cluster: ClusterId, seed: u64) -> Result<Identity, D
     );
     let check = crc32c::crc32c(body.as_bytes());
     let path = dir.join("format");
-    replace(&RealDisk, &path, format!("{body}check {check:08x}\n").as_bytes())
-        .map_err(|source| failed("write", &path, source))?;
+    replace(
+        &RealDisk,
+        &path,
+        format!("{body}check {check:08x}\n").as_bytes(),
+    )
+    .map_err(|source| failed("write", &path, source))?;
     Ok(Identity {
         cluster,
         broker: BrokerId::new(seed),
@@ -307,7 +317,10 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let _first = open(temp.path()).unwrap();
         let refused = open(temp.path()).unwrap_err().to_string();
-        assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        assert!(
+            refused.contains(&std::process::id().to_string()),
+            "{refused}"
+        );
     }
 
     #[test]
@@ -326,7 +339,14 @@ mod tests {
         let good = fs::read(&path).unwrap();
         fs::write(&path, "anabranch 2\nwhatever").unwrap();
         let newer = open(temp.path());
-        assert!(matches!(newer, Err(DataDirError::NewerFormat { found: 2, known: 1, .. })));
+        assert!(matches!(
+            newer,
+            Err(DataDirError::NewerFormat {
+                found: 2,
+                known: 1,
+                ..
+            })
+        ));
         for at in 0..good.len() {
             let mut damaged = good.clone();
             damaged[at] ^= 0x02;
@@ -340,6 +360,9 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         fs::create_dir(temp.path().join("log")).unwrap();
         fs::write(temp.path().join("log/x"), "x").unwrap();
-        assert!(matches!(open(temp.path()), Err(DataDirError::NoFormat { .. })));
+        assert!(matches!(
+            open(temp.path()),
+            Err(DataDirError::NoFormat { .. })
+        ));
     }
 }

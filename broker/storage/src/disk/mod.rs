@@ -157,7 +157,10 @@ pub(crate) fn read_small(disk: &dyn Disk, path: &Path, most: u64) -> io::Result<
     let length = file.length()?;
     let sized = usize::try_from(length).ok().filter(|_| length <= most);
     let Some(length) = sized else {
-        let said = format!("{} is {length} bytes long, at most {most} were expected", path.display());
+        let said = format!(
+            "{} is {length} bytes long, at most {most} were expected",
+            path.display()
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidData, said));
     };
     let mut content = vec![0; length];

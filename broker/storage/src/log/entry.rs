@@ -16,9 +16,7 @@
 //! entry's. A part of stored length 0 was dropped by retention.
 
 use anabranch_core::batch::Batch;
-use anabranch_core::frame::{
-    Commit, CommitPart, FrameHeader, MAX_HEADER_BYTES, PartHeader,
-};
+use anabranch_core::frame::{Commit, CommitPart, FrameHeader, MAX_HEADER_BYTES, PartHeader};
 use anabranch_core::id::{Offset, Position};
 use anabranch_core::limits::{MAX_BATCH_BYTES, MAX_FRAME_BYTES, MAX_FRAME_PARTS};
 use bytes::Bytes;
@@ -155,7 +153,9 @@ impl EntryHeader {
     /// Reads and checks header and part table, which `bytes` must hold at least.
     pub(crate) fn check(bytes: &[u8], seed: u32) -> Result<Self, EntryFault> {
         let header = Self::peek(bytes)?;
-        let covered = bytes.get(8..header.table_end()).ok_or(EntryFault::Truncated)?;
+        let covered = bytes
+            .get(8..header.table_end())
+            .ok_or(EntryFault::Truncated)?;
         let said = Fields::new(&bytes[4..]).u32()?;
         if said == crc32c::crc32c_append(seed, covered) {
             Ok(header)
@@ -344,7 +344,9 @@ fn read_batch(bytes: Bytes, header: &PartHeader, stored: &StoredPart) -> Result<
     if batch.crc() != stored.crc || batch.offset_span() != header.records {
         return Err("it is another entry's".to_owned());
     }
-    if !batch.is_compacted() && (batch.crc(), length(batch.len())) != (header.crc, u64::from(header.length)) {
+    if !batch.is_compacted()
+        && (batch.crc(), length(batch.len())) != (header.crc, u64::from(header.length))
+    {
         return Err("it is not the one that the frame names".to_owned());
     }
     Ok(batch)

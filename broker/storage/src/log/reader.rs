@@ -166,6 +166,7 @@ impl LogReader {
             let next = work.plan.next;
             if !work.plan.entries.is_empty() || next >= self.next_position() {
                 let commits = work.read(filter)?;
+                let next = next.max(from);
                 return Ok(Chunk { commits, next });
             }
             from = next;
@@ -174,7 +175,9 @@ impl LogReader {
 
     fn place(&self, from: Position, filter: &Filter, max_bytes: usize) -> Place {
         let state = self.shared.state.read();
-        let kept = filter.stream().map_or_else(Position::default, |s| state.trims.of(s));
+        let kept = filter
+            .stream()
+            .map_or_else(Position::default, |s| state.trims.of(s));
         let wanted = from.max(state.start()).max(kept);
         if wanted > from && wanted <= state.next() {
             return Place::Skip(wanted);
@@ -334,7 +337,10 @@ impl LogReader {
             Some(list.since(index.entry_of(kept)).first()?.base_offset)
         };
         for segment in segment {
-            let begins = segment.summary.partition(stream, partition).map(|p| p.first_offset);
+            let begins = segment
+                .summary
+                .partition(stream, partition)
+                .map(|p| p.first_offset);
             if kept <= segment.summary.first {
                 return (begins.unwrap_or(next), next);
             }
@@ -365,7 +371,10 @@ impl LogReader {
     }
 
     pub(super) fn loaded(
-        &self, segment: &Arc<Segment>, position: Position) -> Result<Arc<Loaded>, ReadError> {
+        &self,
+        segment: &Arc<Segment>,
+        position: Position,
+    ) -> Result<Arc<Loaded>, ReadError> {
         let mut segment = Arc::clone(segment);
         for _ in 0..MOST_RETRIES {
             match self.shared.load(&segment) {
@@ -391,9 +400,7 @@ impl LogReader {
     ) -> Position {
         let first = segment.summary.first;
         match self.loaded(segment, first) {
-            Ok(loaded) => {
-                find(&loaded).map_or(first, |entry| loaded.index.position_of(entry))
-            }
+            Ok(loaded) => find(&loaded).map_or(first, |entry| loaded.index.position_of(entry)),
             Err(error) => {
                 tracing::error!(%error, "reading from the segment's first position instead");
                 first
@@ -430,11 +437,12 @@ impl Work {
             let (now, later) = rest.split_at(run);
             let last = now.last().unwrap_or(first);
             let bytes = last.at + length(last.length) - first.at;
-            let read = read_range(&*self.file, first.at, bytes).map_err(|source| ReadError::Io {
-                path: self.path.clone(),
-                position: first.position,
-                source,
-            })?;
+            let read =
+                read_range(&*self.file, first.at, bytes).map_err(|source| ReadError::Io {
+                    path: self.path.clone(),
+                    position: first.position,
+                    source,
+                })?;
             for entry in now {
                 let from = usize::try_from(entry.at - first.at).expect("a run fits memory");
                 let bytes = read.slice(from..from + entry.length);

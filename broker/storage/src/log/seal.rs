@@ -88,7 +88,7 @@ enum Job {
 }
 
 impl Sealer {
-    /// Starts the worker and has it prepare the next segment.
+    /// Starts the worker.
     pub(crate) fn start(
         shared: Arc<Shared>,
         identity: Identity,
@@ -118,13 +118,16 @@ impl Sealer {
             sealer.jobs = Some(jobs);
             sealer.thread = Some(thread);
         }
-        sealer.hand_over(Job::Prepare);
         Ok(sealer)
     }
 
-    /// Seals a segment, soon, and prepares another.
+    /// Seals a segment, soon.
     pub(crate) fn seal(&self, segment: Arc<Segment>, checkpoint: Vec<u8>) {
         self.hand_over(Job::Seal(segment, checkpoint));
+    }
+
+    /// Prepares the next segment, soon.
+    pub(crate) fn prepare(&self) {
         self.hand_over(Job::Prepare);
     }
 

@@ -290,7 +290,12 @@ mod tests {
         let name = path.file_name().unwrap().to_str().unwrap();
         assert_eq!(name, "00000000000000000042.segment");
         assert_eq!(first_of(name), Some(Position::new(42)));
-        for other in ["42.segment", "0000000000000000004x.segment", "prepared", "+0000000000000000042.segment"] {
+        for other in [
+            "42.segment",
+            "0000000000000000004x.segment",
+            "prepared",
+            "+0000000000000000042.segment",
+        ] {
             assert_eq!(first_of(other), None, "{other}");
         }
     }

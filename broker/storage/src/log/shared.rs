@@ -206,7 +206,9 @@ impl Shared {
         let mut scanner = Scanner::new(&*file, segment.id, FIRST_ENTRY_AT, entries_end);
         while index.next() < next {
             let Ok(entry) = scanner.next(index.next())? else {
-                return Err(LoadError::Index("both its index and its entries are damaged"));
+                return Err(LoadError::Index(
+                    "both its index and its entries are damaged",
+                ));
             };
             index.push_stored(entry.as_new(), &entry.stored);
         }
@@ -244,7 +246,8 @@ pub(crate) fn load_sealed(
         return Err(LoadError::Replaced);
     }
     let footer = Footer::read(&*file, file.length()?)??;
-    let summary = read_summary(&*file, &footer)?.ok_or(LoadError::Index("the summary is damaged"))?;
+    let summary =
+        read_summary(&*file, &footer)?.ok_or(LoadError::Index("the summary is damaged"))?;
     let index = read_block(&*file, footer.index_at(), footer.index)?
         .and_then(|bytes| SegmentIndex::decode(&bytes, &summary, FIRST_ENTRY_AT).ok())
         .ok_or(LoadError::Index("the index is damaged"))?;

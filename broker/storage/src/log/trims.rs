@@ -125,7 +125,10 @@ impl Trims {
 
     /// Reads the file. The second value says how many of its copies are damaged; two are more than
     /// can be read, which is the inner error.
-    pub(crate) fn load(disk: &dyn Disk, dir: &Path) -> io::Result<Result<(Self, usize), Malformed>> {
+    pub(crate) fn load(
+        disk: &dyn Disk,
+        dir: &Path,
+    ) -> io::Result<Result<(Self, usize), Malformed>> {
         let Some(content) = read_small(disk, &dir.join(FILE), MOST_BYTES)? else {
             return Ok(Ok((Self::default(), 0)));
         };

@@ -32,7 +32,9 @@ pub enum WriteError {
         path: PathBuf,
     },
     /// A write or sync failed. Nothing can be written any more until the log is opened again.
-    #[error("cannot {action} {path}: {source}; nothing more is written, restart the broker once the disk is well")]
+    #[error(
+        "cannot {action} {path}: {source}; nothing more is written, restart the broker once the disk is well"
+    )]
     Io {
         /// What was tried.
         action: &'static str,
@@ -71,6 +73,8 @@ struct Target {
     first: Position,
     /// Where the next entry goes.
     end: u64,
+    /// Whether the segment after it is being prepared.
+    has_successor: bool,
 }
 
 impl Target {
@@ -82,6 +86,7 @@ impl Target {
             id: state.active.id,
             first: state.active.index.first(),
             end: state.active.index.end(),
+            has_successor: false,
         }
     }
 }
@@ -184,12 +189,23 @@ impl Log {
         let synced = self.target.file.sync_data();
         self.poisoning("sync", synced)?;
         self.target.end += super::fields::length(self.group.len());
-        self.durable = Position::new(self.durable.get() + super::fields::length(self.pending.len()));
+        self.durable =
+            Position::new(self.durable.get() + super::fields::length(self.pending.len()));
         self.group.clear();
         self.group.shrink_to(GROUP_BUFFER_BYTES);
         let moved = self.advance_mark();
         self.poisoning("write the mark of", moved)?;
+        self.prepare_in_time();
         Ok(self.publish())
+    }
+
+    /// Not before half of the segment is full: a broker that is hardly used need not reserve the
+    /// space of two.
+    fn prepare_in_time(&mut self) {
+        let half_full = self.target.end >= self.options.segment_bytes / 2;
+        if half_full && !std::mem::replace(&mut self.target.has_successor, half_full) {
+            self.sealer.prepare();
+        }
     }
 
     fn advance_mark(&mut self) -> io::Result<()> {

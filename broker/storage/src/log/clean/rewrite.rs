@@ -162,7 +162,10 @@ impl Run<'_> {
         let summary = write_seal(file, id, index, checkpoint)?;
         disk.rename(&segment.path.with_extension("temp"), &segment.path)?;
         disk.sync_dir(&self.shared.dir)?;
-        let freed = segment.summary.entries_end.saturating_sub(summary.entries_end);
+        let freed = segment
+            .summary
+            .entries_end
+            .saturating_sub(summary.entries_end);
         let new = Arc::new(Segment::sealed(id, segment.path.clone(), summary));
         let mut state = self.shared.state.write();
         let held = state.segments.iter_mut().find(|held| held.id == segment.id);
@@ -193,7 +196,11 @@ impl Run<'_> {
 fn replaced_in(entry: &Entry, part: &CommitPart, newest: &Newest) -> u64 {
     let mut dead = 0;
     let mut all = 0;
-    let Some(batch) = part.batch.as_ref().filter(|_| newest.covers(part.header.stream)) else {
+    let Some(batch) = part
+        .batch
+        .as_ref()
+        .filter(|_| newest.covers(part.header.stream))
+    else {
         return 0;
     };
     let Ok(records) = batch.records() else {

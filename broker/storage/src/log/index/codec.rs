@@ -13,12 +13,12 @@
 //! of a partition are dense, so each extent begins where the one before ends.
 
 use anabranch_core::clock::HybridTimestamp;
-use anabranch_core::id::{BrokerId, Epoch, Offset, Origin, PartitionId, Position, Sequence, StreamId};
+use anabranch_core::id::{
+    BrokerId, Epoch, Offset, Origin, PartitionId, Position, Sequence, StreamId,
+};
 
 use super::super::fields::{Fields, Malformed, length, put_delta, put_varint, put_vector};
-use super::{
-    ALIGNMENT, Extent, ExtentList, OriginRange, PartitionSummary, SegmentIndex, Summary,
-};
+use super::{ALIGNMENT, Extent, ExtentList, OriginRange, PartitionSummary, SegmentIndex, Summary};
 
 impl Summary {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -93,7 +93,10 @@ fn read_origin(fields: &mut Fields<'_>) -> Result<OriginRange, Malformed> {
 }
 
 fn read_partition(fields: &mut Fields<'_>) -> Result<PartitionSummary, Malformed> {
-    let key = (StreamId::new(fields.u64()?), PartitionId::new(fields.u16()?));
+    let key = (
+        StreamId::new(fields.u64()?),
+        PartitionId::new(fields.u16()?),
+    );
     Ok(PartitionSummary {
         key,
         first_offset: Offset::new(fields.varint()?),
@@ -120,7 +123,9 @@ impl SegmentIndex {
             appended = self.appended[entry];
         }
         for partition in &summary.partitions {
-            let list = self.list(partition.key).expect("it was summed up from here");
+            let list = self
+                .list(partition.key)
+                .expect("it was summed up from here");
             put_varint(&mut out, length(list.extents.len()));
             let mut entry = 0;
             for extent in &list.extents {

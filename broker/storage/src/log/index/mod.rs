@@ -266,7 +266,10 @@ impl SegmentIndex {
         for at in (0..end).rev() {
             let number = usize::from(self.origin_of.get(at).copied().unwrap_or(0));
             if !std::mem::replace(&mut found[number], true) {
-                vector.advance(self.origins[number].origin, Sequence::new(self.sequences[at]));
+                vector.advance(
+                    self.origins[number].origin,
+                    Sequence::new(self.sequences[at]),
+                );
                 missing -= 1;
                 if missing == 0 {
                     break;

@@ -49,7 +49,9 @@ impl SegmentIndex {
             base: self.base.clone(),
             entries_end: self.end,
             origins: self.origins.clone(),
-            last_timestamp: HybridTimestamp::new(self.timestamps.iter().copied().max().unwrap_or(0)),
+            last_timestamp: HybridTimestamp::new(
+                self.timestamps.iter().copied().max().unwrap_or(0),
+            ),
             last_appended: self.appended.iter().copied().max().unwrap_or(0),
             partitions,
         }

@@ -103,7 +103,9 @@ impl Context<'_> {
             });
         }
         if header.first != first {
-            return Err(damaged("the segment's header names another position than the file"));
+            return Err(damaged(
+                "the segment's header names another position than the file",
+            ));
         }
         let seal = self
             .seal_of(&*file, length, header.id)

@@ -324,7 +324,8 @@ impl Context<'_> {
 
     /// First position that the mark does not know to be durable.
     fn marked(&self) -> Position {
-        self.mark.map_or_else(Position::default, |mark| mark.position)
+        self.mark
+            .map_or_else(Position::default, |mark| mark.position)
     }
 
     fn scanned(&mut self, bytes: u64) {

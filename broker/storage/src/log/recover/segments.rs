@@ -56,11 +56,7 @@ pub(super) fn recover(
 
 impl Context<'_> {
     /// Removes segments below the floor that a cleaner did not get to remove.
-    fn finish_dropping(
-        &self,
-        all: &mut Vec<Inspected>,
-        floor: Position,
-    ) -> Result<(), OpenError> {
+    fn finish_dropping(&self, all: &mut Vec<Inspected>, floor: Position) -> Result<(), OpenError> {
         while let [first, second, ..] = all.as_slice()
             && second.first <= floor
         {
@@ -98,10 +94,7 @@ impl Context<'_> {
 
     /// The first segment that cannot be taken by its seal alone, and the state before it. A
     /// checkpoint that is damaged makes its segment one of those.
-    fn last_checkpoint(
-        &self,
-        all: &mut [Inspected],
-    ) -> Result<(usize, Sequencer), OpenError> {
+    fn last_checkpoint(&self, all: &mut [Inspected]) -> Result<(usize, Sequencer), OpenError> {
         let whole = |segment: &Inspected| matches!(segment.seal, Seal::Whole(..));
         let mut from = all.iter().take_while(|segment| whole(segment)).count();
         while let Some(segment) = from.checked_sub(1).map(|before| &mut all[before]) {
@@ -158,7 +151,11 @@ impl Walk<'_, '_> {
         if before.next == segment.first && joined {
             return Ok(());
         }
-        Err(segment.damage(0, segment.first, "the segment does not continue the one before"))
+        Err(segment.damage(
+            0,
+            segment.first,
+            "the segment does not continue the one before",
+        ))
     }
 
     fn believe(&mut self, segment: &Inspected, summary: Summary) {
@@ -410,7 +407,13 @@ impl Walk<'_, '_> {
         create_preallocated(context.disk, &temp, context.options.segment_bytes)
             .and_then(|file| {
                 let prepared = (temp.as_path(), file);
-                begin_segment(context.disk, &context.dir, prepared, context.identity, index)
+                begin_segment(
+                    context.disk,
+                    &context.dir,
+                    prepared,
+                    context.identity,
+                    index,
+                )
             })
             .map_err(io_at("begin a segment in", &context.dir))
     }

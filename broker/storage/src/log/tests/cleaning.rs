@@ -26,7 +26,10 @@ fn policies(events: Retention, table: Retention) -> Policies {
     HashMap::from([
         (StreamId::new(EVENTS), policy(MergeMode::Append, events)),
         (StreamId::new(TABLE), policy(MergeMode::Lww, table)),
-        (StreamId::new(OTHER), policy(MergeMode::Append, Retention::default())),
+        (
+            StreamId::new(OTHER),
+            policy(MergeMode::Append, Retention::default()),
+        ),
     ])
 }
 
@@ -127,7 +130,11 @@ fn events_beyond_their_age_or_size_are_trimmed_at_once_and_segments_follow() {
         assert_eq!(report.floor, Some(broker.reader.start_position()));
         let floor = broker.reader.floor();
         assert_eq!(broker.reader.resume(&floor), broker.reader.start_position());
-        assert!(clean(&broker, &policies(retention, Retention::default())).unwrap().is_empty());
+        assert!(
+            clean(&broker, &policies(retention, Retention::default()))
+                .unwrap()
+                .is_empty()
+        );
         let before = records(&broker.reader, EVENTS);
         assert_verified(&disk);
         broker.close().unwrap();
@@ -143,7 +150,10 @@ fn replaced_rows_are_dropped_and_the_rest_keeps_offsets_and_chains() {
     let mut broker = open(&disk).unwrap();
     for n in 0..100u64 {
         let value = format!("{n:0100}");
-        let rows = [(Some("hot"), Some(value.as_str())), (Some("x"), Some(&value))];
+        let rows = [
+            (Some("hot"), Some(value.as_str())),
+            (Some("x"), Some(&value)),
+        ];
         broker.put(&[publish(TABLE, 0, &rows), filler(OTHER, n, 8)]);
     }
     put_row(&mut broker, "lone", Some("v"));
@@ -157,7 +167,11 @@ fn replaced_rows_are_dropped_and_the_rest_keeps_offsets_and_chains() {
     assert_eq!(records(&broker.reader, OTHER), others);
     let left = records(&broker.reader, TABLE);
     assert!(left.contains(&(200, "lone".to_owned(), Some("v".to_owned()))));
-    assert!(clean(&broker, &policies(Retention::default(), COMPACT)).unwrap().is_empty());
+    assert!(
+        clean(&broker, &policies(Retention::default(), COMPACT))
+            .unwrap()
+            .is_empty()
+    );
     assert_verified(&disk);
     broker.close().unwrap();
     assert_eq!(rows(&open(&disk).unwrap().reader), before);
@@ -190,7 +204,11 @@ fn a_delete_goes_a_day_later_and_only_after_what_it_deletes() {
     let before = rows(&broker.reader);
     clean(&broker, &all).unwrap();
     assert_eq!(rows(&broker.reader), before);
-    assert!(records(&broker.reader, TABLE).iter().all(|(_, _, value)| value.is_some()));
+    assert!(
+        records(&broker.reader, TABLE)
+            .iter()
+            .all(|(_, _, value)| value.is_some())
+    );
     assert_verified(&disk);
 }
 
@@ -221,7 +239,9 @@ fn compressed_batches_are_compacted_too() {
     for n in 0..40 {
         let mut builder = BatchBuilder::default();
         for key in ["a", "b"] {
-            let value: String = (0..300u64).map(|i| ((i * 7919 + n * 104_729) % 93 + 33) as u8 as char).collect();
+            let value: String = (0..300u64)
+                .map(|i| ((i * 7919 + n * 104_729) % 93 + 33) as u8 as char)
+                .collect();
             let record = NewRecord {
                 key: Some(key.as_bytes()),
                 value: Some(value.as_bytes()),
@@ -254,7 +274,8 @@ fn a_read_that_began_before_a_segment_was_replaced_ends_well() {
     let loaded = broker.reader.shared().load(&segment).unwrap();
     clean(&broker, &policies(Retention::default(), COMPACT)).unwrap();
     // The old file is still open, the old segment is not found by name any more.
-    let mut scanner = crate::log::scan::Scanner::new(&*loaded.file, loaded.id, 64, loaded.index.end());
+    let mut scanner =
+        crate::log::scan::Scanner::new(&*loaded.file, loaded.id, 64, loaded.index.end());
     assert!(scanner.next(position(0)).unwrap().is_ok());
     assert!(broker.reader.shared().load(&segment).is_err());
     assert_eq!(broker.reader.vector_before(position(1)).unwrap().len(), 1);
@@ -287,11 +308,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn retentions() -> impl Strategy<Value = Policies> {
     let retention = |compact| {
         let age = prop::option::of(1u64..40).prop_map(|hours| hours.map(|h| h * 3600));
-        (age, prop::option::of(500u64..8000), compact).prop_map(|(max_age_seconds, max_bytes, compact)| Retention {
-            max_age_seconds,
-            max_bytes,
-            compact,
-        })
+        (age, prop::option::of(500u64..8000), compact).prop_map(
+            |(max_age_seconds, max_bytes, compact)| Retention {
+                max_age_seconds,
+                max_bytes,
+                compact,
+            },
+        )
     };
     let never = Just(false).boxed();
     (retention(never), retention(any::<bool>().boxed())).prop_map(|(e, t)| policies(e, t))
@@ -307,7 +330,13 @@ struct Model {
 }
 
 impl Model {
-    fn step(&mut self, disk: &MemoryDisk, broker: Broker, step: &Step, all: &Policies) -> Result<Broker, String> {
+    fn step(
+        &mut self,
+        disk: &MemoryDisk,
+        broker: Broker,
+        step: &Step,
+        all: &Policies,
+    ) -> Result<Broker, String> {
         let mut broker = broker;
         let text = |error: &dyn std::fmt::Display| error.to_string();
         self.count += 1;
@@ -349,10 +378,14 @@ impl Model {
         assert_eq!(rows(&broker.reader), self.rows);
         let found = records(&broker.reader, EVENTS);
         let kept = found.len();
-        let (first, next) = broker.reader.bounds(StreamId::new(EVENTS), PartitionId::new(0));
+        let (first, next) = broker
+            .reader
+            .bounds(StreamId::new(EVENTS), PartitionId::new(0));
         assert_eq!((next.get() - first.get()) as usize, kept);
         let expected = self.events[self.events.len() - kept..].iter();
-        let expected: Vec<_> = expected.map(|(n, v)| (*n, String::new(), Some(v.clone()))).collect();
+        let expected: Vec<_> = expected
+            .map(|(n, v)| (*n, String::new(), Some(v.clone())))
+            .collect();
         assert_eq!(found, expected);
         let retention = all[&StreamId::new(EVENTS)].retention;
         if retention.max_age_seconds.is_none() && retention.max_bytes.is_none() {
@@ -418,7 +451,9 @@ fn after_a_cut(
     }
     assert!(found == before || found == next, "{found:?}");
     let kept = records(&broker.reader, EVENTS);
-    let (first, next) = broker.reader.bounds(StreamId::new(EVENTS), PartitionId::new(0));
+    let (first, next) = broker
+        .reader
+        .bounds(StreamId::new(EVENTS), PartitionId::new(0));
     assert_eq!((next.get() - first.get()) as usize, kept.len());
     assert!(next.get() as usize >= events);
     for (offset, _, value) in &kept {

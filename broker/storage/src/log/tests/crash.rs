@@ -66,7 +66,12 @@ impl Model {
 
     fn try_check(&mut self, broker: &Broker) -> Result<(), ReadError> {
         let found = try_read_all(&broker.reader, &Filter::All)?;
-        assert!(found.len() >= self.acknowledged, "{} of {} acknowledged are there", found.len(), self.acknowledged);
+        assert!(
+            found.len() >= self.acknowledged,
+            "{} of {} acknowledged are there",
+            found.len(),
+            self.acknowledged
+        );
         assert!(found.len() <= self.log.len());
         self.log.truncate(found.len());
         self.acknowledged = found.len();
@@ -130,7 +135,10 @@ fn check_a_cut_at(seed: u64, operation: u64, steps: &[Step]) {
     model.check(&again);
     again.close().unwrap();
     let closed = open(&disk).unwrap();
-    assert_eq!((closed.recovery.proof, closed.recovery.scanned_bytes), (Proof::Clean, 0));
+    assert_eq!(
+        (closed.recovery.proof, closed.recovery.scanned_bytes),
+        (Proof::Clean, 0)
+    );
     model.check(&closed);
 }
 
@@ -161,7 +169,10 @@ fn a_failed_sync_is_final_and_acknowledges_nothing() {
             disk.inject(disk.operations() + ahead, fault);
             assert!(matches!(broker.log.sync(), Err(WriteError::Io { .. })));
             assert!(matches!(broker.log.sync(), Err(WriteError::Poisoned(_))));
-            assert!(matches!(broker.log.roll(Vec::new()), Err(WriteError::Poisoned(_))));
+            assert!(matches!(
+                broker.log.roll(Vec::new()),
+                Err(WriteError::Poisoned(_))
+            ));
             assert_eq!(broker.all().len(), 1);
             assert!(matches!(broker.close(), Err(WriteError::Poisoned(_))));
             assert_eq!(open(&disk).unwrap().recovery.proof, Proof::SameBoot);
@@ -180,7 +191,11 @@ fn what_a_failed_sync_left_in_memory_is_written_again_before_it_is_believed() {
     drop(broker);
     let before = disk.operations();
     let broker = open(&disk).unwrap();
-    assert_eq!(broker.all().len(), 2, "it was written, only not acknowledged");
+    assert_eq!(
+        broker.all().len(),
+        2,
+        "it was written, only not acknowledged"
+    );
     assert!(disk.operations() > before);
     drop(broker);
     disk.power_cycle();
@@ -217,7 +232,10 @@ fn a_full_disk_at_a_roll_leaves_the_log_as_it_was() {
     assert_same(&broker.all(), &written);
     broker.close().unwrap();
     let again = open(&disk).unwrap();
-    assert_eq!(again.recovery.scanned_bytes, 0, "everything was sealed in the end");
+    assert_eq!(
+        again.recovery.scanned_bytes, 0,
+        "everything was sealed in the end"
+    );
     assert_same(&again.all(), &written);
 }
 

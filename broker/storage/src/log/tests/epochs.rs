@@ -21,7 +21,10 @@ fn a_clean_end_and_an_end_in_the_same_boot_keep_the_identity() {
     let mut broker = open(&disk).unwrap();
     assert_eq!(broker.recovery.proof, Proof::SameBoot);
     let commit = broker.put(&[filler(1, 3, 10)]);
-    assert_eq!((commit.header.origin, commit.header.sequence.get()), (origin, 3));
+    assert_eq!(
+        (commit.header.origin, commit.header.sequence.get()),
+        (origin, 3)
+    );
 }
 
 #[test]
@@ -41,7 +44,10 @@ fn a_restarted_machine_leads_to_a_new_identity_which_then_stays() {
     let mut broker = open(&disk).unwrap();
     assert_eq!(broker.sequencer.origin(), second);
     let commit = broker.put(&[filler(1, 2, 10)]);
-    assert_eq!((commit.header.origin, commit.header.sequence.get()), (second, 1));
+    assert_eq!(
+        (commit.header.origin, commit.header.sequence.get()),
+        (second, 1)
+    );
     drop(broker);
     let broker = open(&disk).unwrap();
     assert_eq!(broker.sequencer.origin(), second);
@@ -69,7 +75,10 @@ fn a_copied_directory_takes_an_identity_of_its_own() {
             origins.push(copied.recovery.new_origin.unwrap());
             assert_eq!(copied.all().len(), 1);
         }
-        assert_ne!(origins[0], origins[1], "two copies must not share an identity");
+        assert_ne!(
+            origins[0], origins[1],
+            "two copies must not share an identity"
+        );
         broker = open(&disk).unwrap();
         assert_eq!(broker.recovery.new_origin, None, "the original goes on");
     }

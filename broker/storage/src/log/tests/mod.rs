@@ -14,7 +14,10 @@ use anabranch_core::frame::Commit;
 use anabranch_core::id::{BrokerId, ClusterId, PartitionId, Position, StreamId};
 use anabranch_core::sequencer::{Publish, Sequencer};
 
-use super::{Background, Filter, Log, LogOptions, LogReader, OpenError, Opened, ReadError, Recovery, WriteError};
+use super::{
+    Background, Filter, Log, LogOptions, LogReader, OpenError, Opened, ReadError, Recovery,
+    WriteError,
+};
 use crate::data_dir::Identity;
 use crate::disk::MemoryDisk;
 
@@ -99,7 +102,10 @@ impl Broker {
     /// Syncs, and rolls when it is due, as the writer does.
     pub(super) fn sync(&mut self) -> Result<Vec<Arc<Commit>>, WriteError> {
         let durable = self.log.sync()?;
-        let durable = durable.into_iter().map(|commit| commit.into_inner()).collect();
+        let durable = durable
+            .into_iter()
+            .map(|commit| commit.into_inner())
+            .collect();
         if self.log.wants_roll() {
             self.log.roll(self.sequencer.checkpoint())?;
         }
@@ -151,7 +157,10 @@ pub(super) fn assert_same(found: &[Arc<Commit>], written: &[Commit]) {
         for (part, original) in found.parts.iter().zip(&written.parts) {
             assert_eq!(part.base_offset, original.base_offset);
             assert_eq!(part.first_index, original.first_index);
-            let (batch, original) = (part.batch.as_ref().unwrap(), original.batch.as_ref().unwrap());
+            let (batch, original) = (
+                part.batch.as_ref().unwrap(),
+                original.batch.as_ref().unwrap(),
+            );
             assert_eq!(batch.bytes()[16..], original.bytes()[16..]);
             assert_eq!(batch.bytes()[..8], part.base_offset.get().to_be_bytes());
         }
@@ -163,7 +172,9 @@ pub(super) fn segments(disk: &MemoryDisk) -> Vec<PathBuf> {
     use crate::disk::Disk;
     let dir = Path::new(DIR).join("log");
     let names = disk.list(&dir).unwrap();
-    let segments = names.iter().filter(|name| super::segment::first_of(name).is_some());
+    let segments = names
+        .iter()
+        .filter(|name| super::segment::first_of(name).is_some());
     segments.map(|name| dir.join(name)).collect()
 }
 

@@ -58,9 +58,13 @@ fn filters() -> impl Strategy<Value = Filter> {
 
 /// What a filtered read of these commits should be.
 fn filtered(written: &[Commit], filter: &Filter) -> Vec<(Position, Vec<Option<u32>>)> {
-    let matching = written.iter().filter(|c| c.header.parts.iter().any(|p| filter.wants(p)));
+    let matching = written
+        .iter()
+        .filter(|c| c.header.parts.iter().any(|p| filter.wants(p)));
     let crc = |p: &anabranch_core::frame::PartHeader| filter.wants(p).then_some(p.crc);
-    matching.map(|c| (c.position, c.header.parts.iter().map(crc).collect())).collect()
+    matching
+        .map(|c| (c.position, c.header.parts.iter().map(crc).collect()))
+        .collect()
 }
 
 fn vector_of(written: &[Commit]) -> VersionVector {
@@ -75,16 +79,26 @@ fn check_offsets(reader: &LogReader, written: &[Commit]) {
                 let of = move |p: &&anabranch_core::frame::CommitPart| {
                     p.header.stream == stream && p.header.partition == partition
                 };
-                commit.parts.iter().filter(of).map(|p| (p.base_offset, commit.position))
+                commit
+                    .parts
+                    .iter()
+                    .filter(of)
+                    .map(|p| (p.base_offset, commit.position))
             });
             let offsets: Vec<_> = parts.collect();
             let next = Offset::new(offsets.len() as u64);
-            assert_eq!(reader.bounds(stream, partition), match offsets.is_empty() {
-                true => (next, next),
-                false => (Offset::new(0), next),
-            });
+            assert_eq!(
+                reader.bounds(stream, partition),
+                match offsets.is_empty() {
+                    true => (next, next),
+                    false => (Offset::new(0), next),
+                }
+            );
             for (offset, position) in offsets {
-                assert_eq!(reader.at_offset(stream, partition, offset).unwrap(), Some(position));
+                assert_eq!(
+                    reader.at_offset(stream, partition, offset).unwrap(),
+                    Some(position)
+                );
             }
             assert_eq!(reader.at_offset(stream, partition, next).unwrap(), None);
         }
@@ -98,17 +112,27 @@ fn check_vectors(reader: &LogReader, written: &[Commit]) {
         assert_eq!(reader.resume(&vector), position(n as u64));
     }
     for commit in written {
-        let found = reader.locate(commit.header.origin, commit.header.sequence).unwrap();
+        let found = reader
+            .locate(commit.header.origin, commit.header.sequence)
+            .unwrap();
         assert_eq!(found, Some(commit.position));
         let ms = commit.header.timestamp.millis();
-        let first = written.iter().find(|c| c.header.timestamp.millis() >= ms).unwrap();
+        let first = written
+            .iter()
+            .find(|c| c.header.timestamp.millis() >= ms)
+            .unwrap();
         assert_eq!(reader.at_timestamp(ms), first.position);
     }
     let nobody = Origin {
         broker: BrokerId::new(1),
         epoch: anabranch_core::id::Epoch::new(1),
     };
-    assert_eq!(reader.locate(nobody, anabranch_core::id::Sequence::new(1)).unwrap(), None);
+    assert_eq!(
+        reader
+            .locate(nobody, anabranch_core::id::Sequence::new(1))
+            .unwrap(),
+        None
+    );
     assert_eq!(reader.at_timestamp(u64::MAX >> 20), reader.next_position());
 }
 
@@ -139,8 +163,12 @@ fn a_read_beyond_the_end_is_empty_and_says_where_it_was() {
     let chunk = broker.reader.read(position(2), &Filter::All, 100).unwrap();
     assert!(chunk.commits.is_empty());
     assert_eq!(chunk.next, position(2));
-    let chunk = broker.reader.read(position(9), &Filter::Stream(StreamId::new(7)), 100).unwrap();
+    let chunk = broker
+        .reader
+        .read(position(9), &Filter::Stream(StreamId::new(7)), 100)
+        .unwrap();
     assert!(chunk.commits.is_empty());
+    assert_eq!(chunk.next, position(9));
 }
 
 #[test]

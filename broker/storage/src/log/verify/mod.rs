@@ -2,6 +2,8 @@
 //!
 //! Changes nothing. Goes on after damage as far as the indexes lead.
 
+mod finding;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,73 +18,15 @@ use super::index::{Key, SegmentIndex, Summary};
 use super::mark;
 use super::recover::Progress;
 use super::scan::{Scanner, look_behind};
-use super::segment::{FIRST_ENTRY_AT, Footer, SegmentHeader, SegmentId, first_of, path_of, read_block};
+use super::segment::{
+    FIRST_ENTRY_AT, Footer, SegmentHeader, SegmentId, first_of, path_of, read_block,
+};
 use super::shared::read_summary;
 use super::trims::Trims;
 use crate::data_dir::Identity;
 use crate::disk::{Disk, DiskFile};
 
-/// Something that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// In which file.
-    pub path: PathBuf,
-    /// Where in it.
-    pub offset: u64,
-    /// At which position.
-    pub position: Position,
-    /// What is wrong.
-    pub what: String,
-}
-
-impl std::fmt::Display for Finding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            path,
-            offset,
-            position,
-            what,
-        } = self;
-        let path = path.display();
-        write!(f, "position {position} ({path} byte {offset}): {what}")
-    }
-}
-
-/// What happens while a log is verified.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// So far so good.
-    Progress(Progress),
-    /// Something is wrong.
-    Finding(Finding),
-}
-
-/// What was verified.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Verified {
-    /// Segment files.
-    pub segments: u64,
-    /// Entries that read well.
-    pub entries: u64,
-    /// Records that are stored in them.
-    pub records: u64,
-    /// Bytes of the segment files.
-    pub bytes: u64,
-    /// The position after the last entry.
-    pub next: Position,
-    /// Everything in the log.
-    pub vector: VersionVector,
-    /// How much is not as it should be.
-    pub findings: u64,
-}
-
-/// Why a log could not be verified at all.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read {path}: {source}")]
-pub struct VerifyError {
-    path: PathBuf,
-    source: io::Error,
-}
+pub use finding::{Event, Finding, Verified, VerifyError};
 
 /// Verifies the log in `dir`, the data directory, which nobody may have open for writing.
 ///
@@ -123,7 +67,9 @@ pub fn verify(
         let done = verifier.segment(&path, first, is_last);
         done.map_err(io_at(&path))?;
     }
-    verifier.trims(&log, firsts.first().copied()).map_err(io_at(&log))?;
+    verifier
+        .trims(&log, firsts.first().copied())
+        .map_err(io_at(&log))?;
     verifier.mark(dir).map_err(io_at(dir))?;
     Ok(verifier.finish())
 }
@@ -188,7 +134,11 @@ impl Verifier<'_> {
             }
         };
         if header.first != first || header.identity != self.identity {
-            self.found(0, first, "the segment's header names another position or broker");
+            self.found(
+                0,
+                first,
+                "the segment's header names another position or broker",
+            );
         }
         let mut subject = Subject {
             file: &*file,
@@ -199,7 +149,11 @@ impl Verifier<'_> {
         };
         subject.sealed = self.seal(&subject)?;
         if subject.sealed.is_none() && !is_last {
-            self.found(length, first, "the segment is not sealed, or its footer is damaged");
+            self.found(
+                length,
+                first,
+                "the segment is not sealed, or its footer is damaged",
+            );
         }
         let index = self.entries(&subject, is_last)?;
         self.closed = subject.sealed.is_some() || self.state.position == first;
@@ -242,12 +196,9 @@ impl Verifier<'_> {
             self.found(footer.summary_at(), subject.first, "the summary is damaged");
         }
         let block = read_block(subject.file, footer.index_at(), footer.index)?;
-        let index = summary
-            .as_ref()
-            .zip(block)
-            .and_then(|(summary, block)| {
-                SegmentIndex::decode(&block, summary, FIRST_ENTRY_AT).ok()
-            });
+        let index = summary.as_ref().zip(block).and_then(|(summary, block)| {
+            SegmentIndex::decode(&block, summary, FIRST_ENTRY_AT).ok()
+        });
         if index.is_none() {
             self.found(footer.index_at(), subject.first, "the index is damaged");
         }
@@ -292,7 +243,11 @@ impl Verifier<'_> {
         if let Some((footer, ..)) = known
             && self.state.position != footer.next
         {
-            self.found(end, self.state.position, "the segment has fewer entries than its footer says");
+            self.found(
+                end,
+                self.state.position,
+                "the segment has fewer entries than its footer says",
+            );
             self.state = Known::default();
         }
         Ok(whole.then_some(index))
@@ -310,7 +265,9 @@ impl Verifier<'_> {
 
     fn vector(&self) -> VersionVector {
         let heads = self.state.heads.iter();
-        heads.map(|(&origin, &(sequence, _))| (origin, sequence)).collect()
+        heads
+            .map(|(&origin, &(sequence, _))| (origin, sequence))
+            .collect()
     }
 
     /// Goes on after a damaged entry, if the index knows where.
@@ -338,7 +295,10 @@ impl Verifier<'_> {
         let behind = look_behind(subject.file, subject.id, offset, subject.length)?;
         let position = self.state.position;
         if behind.durable > position {
-            let what = format!("the entry is damaged; entries behind it say that everything below position {} was durable", behind.durable);
+            let what = format!(
+                "the entry is damaged; entries behind it say that everything below position {} was durable",
+                behind.durable
+            );
             self.found(offset, position, what);
         }
         Ok(())
@@ -351,7 +311,11 @@ impl Verifier<'_> {
             self.result.records += u64::from(batch.count());
         }
         if entry.header.durable > commit.position {
-            self.found(offset, commit.position, "it says that it was durable before it was written");
+            self.found(
+                offset,
+                commit.position,
+                "it says that it was durable before it was written",
+            );
         }
         self.chain(offset, commit);
         self.offsets(offset, commit);
@@ -366,7 +330,10 @@ impl Verifier<'_> {
         };
         if let Some((sequence, chain)) = before {
             if header.sequence != sequence.next() {
-                let what = format!("frame {} of {} follows its frame {sequence}", header.sequence, header.origin);
+                let what = format!(
+                    "frame {} of {} follows its frame {sequence}",
+                    header.sequence, header.origin
+                );
                 self.found(offset, commit.position, what);
             } else if let Some(chain) = chain
                 && let Err(error) = header.verify_chain(chain, &commit.header_bytes)
@@ -387,7 +354,10 @@ impl Verifier<'_> {
                 held => held,
             };
             if expected.is_some_and(|expected| expected != part.base_offset) {
-                let what = format!("stream {} partition {} continues at offset {}", key.0, key.1, part.base_offset);
+                let what = format!(
+                    "stream {} partition {} continues at offset {}",
+                    key.0, key.1, part.base_offset
+                );
                 self.found(offset, commit.position, what);
             }
         }
@@ -400,18 +370,33 @@ impl Verifier<'_> {
         };
         let found = index.summary();
         if summary.as_ref().is_some_and(|summary| *summary != found) {
-            self.found(footer.summary_at(), subject.first, "the summary does not agree with the entries");
+            self.found(
+                footer.summary_at(),
+                subject.first,
+                "the summary does not agree with the entries",
+            );
         }
         // Encoded they are the same, in whatever order the lists are.
-        if sealed.as_ref().is_some_and(|sealed| sealed.encode(&found) != index.encode(&found)) {
-            self.found(footer.index_at(), subject.first, "the index does not agree with the entries");
+        if sealed
+            .as_ref()
+            .is_some_and(|sealed| sealed.encode(&found) != index.encode(&found))
+        {
+            self.found(
+                footer.index_at(),
+                subject.first,
+                "the index does not agree with the entries",
+            );
         }
         let at = footer.checkpoint_at();
         let bytes = read_block(subject.file, at, footer.checkpoint)?;
         match bytes.and_then(|bytes| Sequencer::restore(&bytes).ok()) {
             None => self.found(at, footer.next, "the checkpoint is damaged"),
             Some(state) if !self.agrees(&state) => {
-                self.found(at, footer.next, "the checkpoint does not agree with the entries");
+                self.found(
+                    at,
+                    footer.next,
+                    "the checkpoint does not agree with the entries",
+                );
             }
             Some(_) => {}
         }
@@ -463,11 +448,18 @@ impl Verifier<'_> {
                 self.found(0, position, "there is no readable mark");
             }
             Some(mark) if mark.position > position => {
-                let what = format!("everything below position {} was durable, but the log ends before", mark.position);
+                let what = format!(
+                    "everything below position {} was durable, but the log ends before",
+                    mark.position
+                );
                 self.found(0, position, what);
             }
             Some(mark) if mark.clean && !self.closed => {
-                self.found(0, position, "the log was closed, but its last segment's footer is damaged");
+                self.found(
+                    0,
+                    position,
+                    "the log was closed, but its last segment's footer is damaged",
+                );
             }
             _ => {}
         }
