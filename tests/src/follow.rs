@@ -151,6 +151,16 @@ impl Follower {
         (all, last)
     }
 
+    /// Waits until it is live, without rows, and says where that is.
+    ///
+    /// # Panics
+    /// When something else comes.
+    pub async fn live(&mut self) -> String {
+        let (rows, cursor) = self.table().await;
+        assert_eq!(rows, []);
+        cursor
+    }
+
     /// The rows of the table up to where it goes live, and where that is.
     ///
     /// # Panics

@@ -2,10 +2,12 @@
 //!
 //! | module | tests |
 //! |---|---|
+//! | `bad_input` | that each mistake gets a clear error, and disturbs nobody else |
 //! | `crash` | that a broker that is killed at any moment loses nothing that it acknowledged |
 //! | `architecture` | that the code is built as `docs/ARCHITECTURE.md` says, and the documents are true |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod architecture;
+mod bad_input;
 mod crash;

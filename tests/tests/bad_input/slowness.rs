@@ -1,0 +1,143 @@
+//! Clients that do not go on.
+
+use anabranch_protocol::error::Code;
+use anabranch_protocol::record::Record;
+use anabranch_tests::condition::soon;
+use anabranch_tests::follow::{Came, Follower};
+use anabranch_tests::wire::subscribe;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::scene::Scene;
+
+const ONE_SECOND: &str = "limits.credit_timeout_seconds=1";
+
+async fn publish(scene: &Scene, count: u32) {
+    let mut wire = scene.broker.connect().await;
+    for number in 0..count {
+        let value = number.to_string().into_bytes();
+        wire.publish("events", vec![Record::value(value).at(0)])
+            .await;
+    }
+}
+
+/// Waits for the end of a subscription, whose cursor is returned.
+async fn ended(follower: &mut Follower, code: Code) -> String {
+    match follower.next().await {
+        Came::Refused(problem) => {
+            assert_eq!(problem.code, code, "{problem:?}");
+            assert!(problem.retryable);
+            problem.cursor.unwrap()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_never_given_credit_ends_with_a_cursor() {
+    let scene = Scene::new(&[ONE_SECOND]).await;
+    let mut without = subscribe(1, "events", "earliest");
+    without.credit = 0;
+    publish(&scene, 5).await;
+    let mut follower = Follower::start(scene.broker.address(), without).await;
+    let cursor = ended(&mut follower, Code::NoCredit).await;
+    follower.wire().closed_after(Code::NoCredit).await;
+    let resumed = subscribe(1, "events", &cursor);
+    let mut follower = Follower::start(scene.broker.address(), resumed).await;
+    let (records, _) = follower.records(5).await;
+    assert_eq!(records.len(), 5, "nothing was passed over");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_given_no_more_credit_resumes_where_it_ended() {
+    let scene = Scene::new(&[ONE_SECOND]).await;
+    publish(&scene, 40).await;
+    let mut little = subscribe(1, "events", "earliest");
+    little.credit = 1;
+    let mut follower = Follower::start(scene.broker.address(), little).await;
+    let (first, _) = follower.records(1).await;
+    publish(&scene, 40).await;
+    let cursor = ended(&mut follower, Code::SlowSubscriber).await;
+    let resumed = subscribe(1, "events", &cursor);
+    let mut follower = Follower::start(scene.broker.address(), resumed).await;
+    let (rest, _) = follower.records(80 - first.len()).await;
+    let mut dots: Vec<_> = first.iter().chain(&rest).map(|got| got.dot).collect();
+    assert_eq!(dots.len(), 80);
+    dots.dedup();
+    assert_eq!(dots.len(), 80, "none twice");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_subscription_without_records_needs_no_credit() {
+    let scene = Scene::new(&[ONE_SECOND]).await;
+    let mut without = subscribe(1, "events", "earliest");
+    without.credit = 0;
+    let mut follower = Follower::start(scene.broker.address(), without).await;
+    let started = std::time::Instant::now();
+    while started.elapsed().as_millis() < 1500 {
+        scene.is_undisturbed().await;
+        follower.wire().lives().await;
+    }
+    follower.grant(1000).await;
+    publish(&scene, 1).await;
+    assert_eq!(follower.records(1).await.0.len(), 1);
+    scene.end().await;
+}
+
+/// Requests that are begun and not finished: in the head, and in the body.
+#[tokio::test]
+async fn requests_that_are_never_finished_are_given_up() {
+    let short = [
+        "limits.header_timeout_seconds=1",
+        "limits.body_timeout_seconds=1",
+    ];
+    let scene = Scene::new(&short).await;
+    let head = "POST /v1/streams/events/records HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n";
+    for sent in ["GET".to_owned(), head.to_owned(), format!("{head}\r\n[")] {
+        let mut socket = TcpStream::connect(scene.broker.address()).await.unwrap();
+        socket.write_all(sent.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let read = soon("the end", socket.read_to_end(&mut answer)).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            read.is_err()
+                || answer.is_empty()
+                || answer.contains(" 408 ")
+                || answer.contains(" 400 "),
+            "{answer}"
+        );
+    }
+    scene.end().await;
+}
+
+/// Beyond the limit, connections are told so; health can still be asked for.
+#[tokio::test]
+async fn a_flood_of_connections_is_refused_and_health_stays_in_reach() {
+    let scene = Scene::new(&["limits.connections=40"]).await;
+    let mut held = Vec::new();
+    for _ in 0..60 {
+        held.push(TcpStream::connect(scene.broker.address()).await.unwrap());
+    }
+    scene.is_undisturbed().await;
+    drop(held.split_off(50));
+    anabranch_tests::condition::eventually("a place for the crowded", async || {
+        let http = scene.broker.http();
+        let answer = http.try_send("GET", "/v1/streams", &[], "").await.ok()?;
+        let _ = answer.problem(503, "AB2202");
+        assert_ne!(answer.header("retry-after"), "");
+        assert_eq!(http.get("/livez").await.status, 200);
+        assert_eq!(http.get("/metrics").await.status, 200);
+        Some(())
+    })
+    .await;
+    drop(held);
+    anabranch_tests::condition::eventually("a place for everybody", async || {
+        let http = scene.broker.http();
+        let answer = http.try_send("GET", "/v1/streams", &[], "").await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    scene.end().await;
+}

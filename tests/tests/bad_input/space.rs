@@ -1,0 +1,168 @@
+//! A disk without room: writes are refused, reads go on, and writes come back with the room.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anabranch_protocol::error::Code;
+use anabranch_protocol::record::Record;
+use anabranch_tests::broker::{Broker, command};
+use anabranch_tests::condition::eventually;
+use anabranch_tests::follow::Follower;
+use anabranch_tests::home::Home;
+use anabranch_tests::wire::{publish, subscribe};
+use serde_json::json;
+
+/// More than any disk has.
+const MORE_THAN_THERE_IS: &str = "data.reserve_bytes=900000TiB";
+
+#[tokio::test]
+async fn below_the_reserve_writes_are_refused_and_reads_go_on() {
+    let home = Home::new();
+    let broker = Broker::start(&home).await;
+    broker.create(json!({"name": "rows", "merge": "lww"})).await;
+    let row = "/v1/tables/rows/rows/k";
+    assert_eq!(broker.http().put(row, &json!("held")).await.status, 200);
+    broker.stop().await;
+
+    let broker = Broker::start_with(&home, &[MORE_THAN_THERE_IS]).await;
+    let http = broker.http();
+    // It looks at the disk once a second.
+    eventually("refused", async || {
+        let answer = http.put(row, &json!("new")).await;
+        (answer.status == 507).then_some(())
+    })
+    .await;
+    let answer = http.put(row, &json!("new")).await;
+    let problem = answer.problem(507, "AB2104");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("reserve") && detail.contains("anabranch stream trim"),
+        "{detail}"
+    );
+    let records = "/v1/streams/rows/records";
+    let body = json!([{"key": "k", "value": 1}]);
+    let _ = http.post(records, &body).await.problem(507, "AB2104");
+    let body = json!([{"stream": "rows", "key": "k", "value": 1}]);
+    let _ = http
+        .post("/v1/transactions", &body)
+        .await
+        .problem(507, "AB2104");
+    let _ = http
+        .post("/v1/streams", &json!({"name": "more"}))
+        .await
+        .problem(507, "AB2104");
+    let mut wire = broker.connect().await;
+    let record = Record::put(b"k".as_slice(), b"v".as_slice());
+    wire.send(&publish(1, "rows", vec![record])).await;
+    wire.refusal(Code::DiskFull).await;
+    wire.lives().await;
+
+    assert_eq!(http.json(row).await, "held");
+    let mut follower = Follower::start(broker.address(), subscribe(1, "rows", "earliest")).await;
+    assert_eq!(follower.records(1).await.0[0].text(), "\"held\"");
+    broker.stop().await;
+}
+
+/// A file system in memory, of a few megabytes.
+struct SmallDisk {
+    at: PathBuf,
+}
+
+impl SmallDisk {
+    /// `None` where mounting is not allowed.
+    fn mount(home: &Home, megabytes: u32) -> Option<Self> {
+        let at = home.path().join("small");
+        std::fs::create_dir(&at).unwrap();
+        let mounted = Command::new("mount")
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={megabytes}m"),
+                "anabranch-test",
+            ])
+            .arg(&at)
+            .output();
+        mounted
+            .is_ok_and(|it| it.status.success())
+            .then_some(Self { at })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
+    }
+}
+
+/// Filling a disk while publishing as fast as it goes. Where mounting is not allowed, the reserve
+/// alone is tested, above.
+#[tokio::test]
+async fn a_disk_that_fills_up_loses_nothing_and_goes_on_when_there_is_room() {
+    let outer = Home::new();
+    let Some(disk) = SmallDisk::mount(&outer, 64) else {
+        return;
+    };
+    let home = Home::within(&disk.at);
+    let filler = disk.at.join("filler");
+    std::fs::write(&filler, vec![0; 8 << 20]).unwrap();
+    let settings = [
+        "log.segment_bytes=4MiB",
+        "data.reserve_bytes=8MiB",
+        "tables.image_bytes=1MiB",
+    ];
+    let mut broker = Broker::start_with(&home, &settings).await;
+    broker.create(json!({"name": "events"})).await;
+    let acknowledged = fill(&broker).await;
+    assert!(acknowledged > 5, "{acknowledged}");
+    let http = broker.http();
+    let ready = http.get("/livez").await;
+    assert_eq!(ready.status, 200, "it is full, not broken: {ready:?}");
+    check(&broker, acknowledged).await;
+
+    std::fs::remove_file(&filler).unwrap();
+    let body = json!([{"value": "x"}]);
+    eventually("room again", async || {
+        let answer = http.post("/v1/streams/events/records", &body).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    broker.kill();
+    let broker = Broker::start_with(&home, &settings).await;
+    check(&broker, acknowledged).await;
+    broker.stop().await;
+    let verify = command()
+        .args(["verify", "--data-dir"])
+        .arg(home.data())
+        .output()
+        .unwrap();
+    assert!(verify.status.success(), "{verify:?}");
+}
+
+/// Publishes until the disk is full; returns how many records were acknowledged.
+async fn fill(broker: &Broker) -> usize {
+    let mut wire = broker.connect().await;
+    let value = vec![b'x'; 64 * 1024];
+    for number in 0.. {
+        wire.send(&publish(1, "events", vec![Record::value(value.as_slice())]))
+            .await;
+        match wire.next().await.unwrap().message() {
+            anabranch_protocol::ws::ServerMessage::Ack(_) => {}
+            anabranch_protocol::ws::ServerMessage::Error(error) => {
+                assert_eq!(error.problem.code, Code::DiskFull, "{error:?}");
+                return number;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    unreachable!("no disk is endless")
+}
+
+/// Checks that at least what was acknowledged is there.
+async fn check(broker: &Broker, acknowledged: usize) {
+    let from = subscribe(1, "events", "earliest");
+    let mut follower = Follower::start(broker.address(), from).await;
+    let (records, _) = follower.records(acknowledged).await;
+    let dense = (0..).zip(&records).all(|(n, got)| got.offset.get() == n);
+    assert!(dense, "offsets are dense");
+}
