@@ -10,6 +10,8 @@
 
 mod fold;
 mod replica;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 
