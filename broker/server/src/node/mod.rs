@@ -158,7 +158,7 @@ pub(crate) struct Running {
     /// Bytes of publishes that may be on their way to the disk.
     in_flight: Arc<Semaphore>,
     in_flight_limit: usize,
-    disk_full: AtomicBool,
+    disk_full: Arc<AtomicBool>,
     disk_free: AtomicU64,
     disk_reserve: u64,
     data_dir: String,

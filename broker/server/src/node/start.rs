@@ -195,6 +195,7 @@ fn run(
         tail: Arc::clone(&running.tail),
         applier: runs_in,
         metrics: WriterMetrics::register(),
+        disk_full: Arc::clone(&running.disk_full),
     };
     let writer = spawn("log-writer", {
         let phase = Arc::clone(&node.phase);
@@ -277,7 +278,7 @@ fn new_running(
         inbox: parking_lot::Mutex::new(Some(inbox)),
         in_flight: Arc::new(Semaphore::new(in_flight_limit)),
         in_flight_limit,
-        disk_full: AtomicBool::new(false),
+        disk_full: Arc::default(),
         disk_free: AtomicU64::new(data_dir.free_bytes().unwrap_or(u64::MAX)),
         disk_reserve: reserve(config, data_dir.path()),
         data_dir: data_dir.path().display().to_string(),

@@ -8,6 +8,7 @@
 //! with the load and a lone publish waits for nobody.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anabranch_core::frame::Commit;
@@ -15,7 +16,7 @@ use anabranch_core::id::{Origin, Sequence};
 use anabranch_core::sequencer::{OpenFrame, Placed, Sequencer};
 use anabranch_protocol::ws::Durability;
 use anabranch_storage::durable::Durable;
-use anabranch_storage::log::Log;
+use anabranch_storage::log::{Log, WriteError};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::metrics::WriterMetrics;
@@ -53,6 +54,8 @@ pub(crate) struct Writer {
     pub(crate) tail: Arc<Tail>,
     pub(crate) applier: Sender<Run>,
     pub(crate) metrics: WriterMetrics,
+    /// Publishes are refused while it is set; upkeep clears it.
+    pub(crate) disk_full: Arc<AtomicBool>,
 }
 
 /// A publish whose group is not durable yet.
@@ -113,12 +116,24 @@ impl Writer {
             return Err("the applier ended".to_owned());
         }
         if self.log.wants_roll() {
-            let checkpoint = self.sequencer.checkpoint();
-            self.log
-                .roll(checkpoint)
-                .map_err(|error| error.to_string())?;
+            self.roll()?;
         }
         Ok(())
+    }
+
+    /// Goes on in the next segment. Without room for one, publishes are refused until there is; what
+    /// is on its way still goes into this one.
+    fn roll(&mut self) -> Result<(), String> {
+        match self.log.roll(self.sequencer.checkpoint()) {
+            Ok(()) => Ok(()),
+            Err(error @ WriteError::NoSpace { .. }) => {
+                if !self.disk_full.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%error, "disk full: writes are refused");
+                }
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// Sequences what is waiting, up to [`GROUP_BYTES`], into frames that are appended but not

@@ -47,7 +47,11 @@ fn a_killed_process_leaves_what_it_says() {
         let dir = tempfile::tempdir().unwrap();
         let frames = Scenario::of(seed).frames(FRAMES);
         let mut before = 0;
-        for round in 0..8 {
+        // On a busy machine the first rounds end before anything is flushed.
+        for round in 0..100 {
+            if round >= 8 && before > 0 {
+                break;
+            }
             kill_after(dir.path(), seed, Duration::from_millis(40 + 23 * round));
             let (tables, applier) = match open_or_rebuild(dir.path()) {
                 Some(opened) => opened,
