@@ -1,11 +1,15 @@
 //! What a subscription was given, in order.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
+use anabranch_core::batch::Batch;
 use anabranch_core::id::{Dot, Offset, PartitionId};
+use anabranch_protocol::codec::Codec;
 use anabranch_protocol::error::Problem;
+use anabranch_protocol::record::Record;
 use anabranch_protocol::ws::{
-    ClientMessage, Deliver, PartPayload, ServerMessage, Subscribe, SubscriptionId,
+    ClientMessage, Deliver, Delivered, Part, PartPayload, ServerMessage, Subscribe, SubscriptionId,
 };
 
 use crate::wire::{Closed, Wire};
@@ -72,9 +76,14 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Subscribes.
+    /// Subscribes, in `MessagePack`.
     pub async fn start(address: SocketAddr, subscribe: Subscribe<'_>) -> Self {
-        let mut wire = Wire::connect(address).await;
+        Self::start_as(address, Codec::Msgpack, subscribe).await
+    }
+
+    /// Subscribes.
+    pub async fn start_as(address: SocketAddr, codec: Codec, subscribe: Subscribe<'_>) -> Self {
+        let mut wire = Wire::connect_as(address, codec).await;
         let subscription = subscribe.subscription;
         wire.send(&ClientMessage::Subscribe(subscribe)).await;
         Self { wire, subscription }
@@ -187,41 +196,43 @@ impl Follower {
     }
 }
 
-/// The records of one message.
-///
-/// # Panics
-/// When it carries a batch.
-#[must_use]
-pub fn frame(deliver: &Deliver<'_>) -> Came {
+/// The records of one message, however they come.
+fn frame(deliver: &Deliver<'_>) -> Came {
     let mut records = Vec::new();
     for part in &deliver.parts {
-        let PartPayload::Records(delivered) = &part.payload else {
-            panic!("records were asked for");
-        };
-        for record in delivered {
-            let behind = record.offset.get() - part.offset.get();
-            let owned = |field: &Option<std::borrow::Cow<'_, [u8]>>| {
-                field.as_ref().map(|bytes| bytes.to_vec())
-            };
-            let value = match record.record.is_delete() {
-                true => None,
-                false => owned(&record.record.value),
-            };
-            records.push(Got {
-                dot: Dot {
-                    origin: deliver.origin,
-                    sequence: deliver.sequence,
-                    index: part.index + u32::try_from(behind).unwrap(),
-                },
-                partition: part.partition,
-                offset: record.offset,
-                key: owned(&record.record.key),
-                value,
-            });
+        match &part.payload {
+            PartPayload::Records(delivered) => {
+                let got = |it: &Delivered<'_>| got(deliver, part, it.offset, &it.record);
+                records.extend(delivered.iter().map(got));
+            }
+            PartPayload::Batch(bytes) => {
+                let batch = Batch::reopen(bytes.to_vec().into()).unwrap();
+                for record in batch.records().unwrap().iter() {
+                    let record = record.unwrap();
+                    let offset = part.offset.advance(u64::from(record.offset_delta));
+                    records.push(got(deliver, part, offset, &Record::from(&record)));
+                }
+            }
         }
     }
     Came::Frame {
         records,
         cursor: deliver.cursor.clone().into_owned(),
+    }
+}
+
+fn got(deliver: &Deliver<'_>, part: &Part<'_>, offset: Offset, record: &Record<'_>) -> Got {
+    let owned = |field: &Option<Cow<'_, [u8]>>| field.as_ref().map(|bytes| bytes.to_vec());
+    let behind = offset.get() - part.offset.get();
+    Got {
+        dot: Dot {
+            origin: deliver.origin,
+            sequence: deliver.sequence,
+            index: part.index + u32::try_from(behind).unwrap(),
+        },
+        partition: part.partition,
+        offset,
+        key: owned(&record.key),
+        value: owned(&record.value).filter(|_| !record.is_delete()),
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `bad_input` | that each mistake gets a clear error, and disturbs nobody else |
 //! | `crash` | that a broker that is killed at any moment loses nothing that it acknowledged |
+//! | `subscriptions` | where they start, what they select, how they go on |
 //! | `architecture` | that the code is built as `docs/ARCHITECTURE.md` says, and the documents are true |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -11,3 +12,4 @@
 mod architecture;
 mod bad_input;
 mod crash;
+mod subscriptions;
