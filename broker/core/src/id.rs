@@ -245,7 +245,11 @@ impl fmt::Display for StreamId {
 ///
 /// Names that begin with `_` belong to the broker. A name never becomes a path.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct StreamName(Box<str>);
+pub struct StreamName {
+    name: Box<str>,
+    /// Hashed once: it is asked for with every publish.
+    id: StreamId,
+}
 
 /// Why a text is not a stream name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -266,7 +270,10 @@ impl StreamName {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         let fits = (1..=MAX_STREAM_NAME_BYTES).contains(&name.len());
         if fits && name.bytes().all(allowed) && name != "." && name != ".." {
-            return Ok(Self(name.into()));
+            return Ok(Self {
+                name: name.into(),
+                id: id_of(name),
+            });
         }
         Err(BadStreamName {
             name: name.chars().take(80).collect(),
@@ -276,27 +283,31 @@ impl StreamName {
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
     }
 
     /// Whether the name is reserved for the broker's own streams.
     #[must_use]
     pub fn is_system(&self) -> bool {
-        self.0.starts_with('_')
+        self.name.starts_with('_')
     }
 
     /// The stream's id.
     #[must_use]
     pub fn id(&self) -> StreamId {
-        let hash = blake3::hash(self.0.as_bytes());
-        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
-        StreamId(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+        self.id
     }
+}
+
+fn id_of(name: &str) -> StreamId {
+    let hash = blake3::hash(name.as_bytes());
+    let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+    StreamId(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
 }
 
 impl fmt::Display for StreamName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.name)
     }
 }
 
