@@ -56,7 +56,7 @@ async fn a_subscription_that_is_given_no_more_credit_resumes_where_it_ended() {
     let mut little = subscribe(1, "events", "earliest");
     little.credit = 1;
     let mut follower = Follower::start(scene.broker.address(), little).await;
-    let (first, _) = follower.records(1).await;
+    let (first, _) = follower.records(40).await;
     publish(&scene, 40).await;
     let cursor = ended(&mut follower, Code::SlowSubscriber).await;
     let resumed = subscribe(1, "events", &cursor);

@@ -139,6 +139,58 @@ async fn a_disk_that_fills_up_loses_nothing_and_goes_on_when_there_is_room() {
     assert!(verify.status.success(), "{verify:?}");
 }
 
+/// What was acknowledged is in the log, whatever becomes of the tables.
+#[tokio::test]
+async fn a_broker_that_cannot_write_its_tables_ends_and_says_why() {
+    let outer = Home::new();
+    let Some(disk) = SmallDisk::mount(&outer, 24) else {
+        return;
+    };
+    let home = Home::within(&disk.at);
+    let settings = [
+        "log.segment_bytes=8MiB",
+        "data.reserve_bytes=1",
+        "tables.image_bytes=1MiB",
+    ];
+    let broker = Broker::start_with(&home, &settings).await;
+    broker.create(json!({"name": "rows", "merge": "lww"})).await;
+    let filler = disk.at.join("filler");
+    let free = rustix::fs::statvfs(&disk.at).unwrap();
+    let most = usize::try_from(free.f_bavail * free.f_frsize).unwrap() - 300_000;
+    std::fs::write(&filler, vec![0; most]).unwrap();
+    let mut idle = broker.connect().await;
+    let mut wire = broker.connect().await;
+    let mut acknowledged = 0;
+    let refused = loop {
+        // Does not shrink when it is compressed.
+        let mut value = vec![0; 32 * 1024];
+        fastrand::fill(&mut value);
+        let key = format!("{acknowledged:06}").into_bytes();
+        wire.send(&publish(1, "rows", vec![Record::put(key, value)]))
+            .await;
+        match wire.next().await.unwrap().message() {
+            anabranch_protocol::ws::ServerMessage::Ack(_) => acknowledged += 1,
+            anabranch_protocol::ws::ServerMessage::Error(error) => break error.problem.code,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused, Code::Stopped, "after {acknowledged}");
+    idle.refusal(Code::Stopped).await;
+    idle.closed_after(Code::Stopped).await;
+    let status = broker.ended().await;
+    assert_eq!(status.code(), Some(1));
+    let said = std::fs::read_to_string(home.log()).unwrap();
+    assert!(said.contains("AB6003"), "{said}");
+
+    std::fs::remove_file(&filler).unwrap();
+    let broker = Broker::start_with(&home, &settings).await;
+    for number in 0..acknowledged {
+        let path = format!("/v1/tables/rows/rows/{number:06}");
+        assert_eq!(broker.http().get(&path).await.status, 200, "{number}");
+    }
+    broker.stop().await;
+}
+
 /// Publishes until the disk is full; returns how many records were acknowledged.
 async fn fill(broker: &Broker) -> usize {
     let mut wire = broker.connect().await;
