@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::metrics::WriterMetrics;
 use super::tail::Tail;
 use super::upkeep::{Chore, Upkeep};
-use super::writer::{End, Request, Writer};
+use super::writer::{Request, Writer};
 use super::{Node, Phase, Running, applier};
 use crate::config::Config;
 
@@ -199,11 +199,7 @@ fn run(
     };
     let writer = spawn("log-writer", {
         let phase = Arc::clone(&node.phase);
-        move || {
-            if let End::Failed(reason) = writer.run() {
-                fail(&phase, "the log cannot be written", &reason);
-            }
-        }
+        move || writer.run(&|reason| fail(&phase, "the log cannot be written", reason))
     })?;
     let folding = spawn("applier", {
         let (phase, running) = (Arc::clone(&node.phase), Arc::clone(&running));
@@ -326,7 +322,7 @@ impl Stopper {
         self.announce();
         self.upkeep.stop();
         if let Some(inbox) = self.running.inbox.lock().take() {
-            // A writer that failed has gone already.
+            // A writer that panicked has gone already.
             let _ = inbox.send(Request::Stop);
         }
         let names = [("log-writer", self.writer), ("applier", self.applier)];

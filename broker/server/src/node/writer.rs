@@ -20,7 +20,7 @@ use anabranch_storage::log::{Log, WriteError};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::metrics::WriterMetrics;
-use super::publish::{Ack, AckRow, AckSink, Budget, Outcome, Reply, Submission};
+use super::publish::{Ack, AckRow, AckSink, Budget, Numbered, Outcome, Reply, Submission};
 use super::tail::Tail;
 use super::{Error, error, wall_clock_ms};
 
@@ -37,14 +37,6 @@ pub(crate) enum Request {
     Publish(Submission),
     /// Append what came before this, then end.
     Stop,
-}
-
-/// How the writer ended.
-pub(crate) enum End {
-    /// As asked; the log is whole and everything is durable.
-    Stopped,
-    /// A write or sync failed. Nothing after it was acknowledged.
-    Failed(String),
 }
 
 pub(crate) struct Writer {
@@ -85,20 +77,21 @@ struct Gathered {
 }
 
 impl Writer {
-    /// Runs until it is told to stop, its last sender is gone, or the disk fails.
-    pub(crate) fn run(mut self) -> End {
+    /// Runs until it is told to stop or its last sender is gone. When the disk fails, says so to
+    /// `failed`, and from then on refuses what comes.
+    pub(crate) fn run(mut self, failed: &dyn Fn(&str)) {
         let mut gathered = Gathered::default();
         while !gathered.stop {
             let Ok(first) = self.inbox.recv() else { break };
-            if let Err(error) = self.one_group(first, &mut gathered) {
-                gathered.refuse_all(&error);
-                return End::Failed(error);
+            if let Err(reason) = self.one_group(first, &mut gathered) {
+                failed(&reason);
+                gathered.refuse_all(&reason);
+                return refuse_until_stopped(&self.inbox, &reason);
             }
         }
         let checkpoint = self.sequencer.checkpoint();
-        match self.log.close(&checkpoint) {
-            Ok(()) => End::Stopped,
-            Err(error) => End::Failed(error.to_string()),
+        if let Err(error) = self.log.close(&checkpoint) {
+            failed(&error.to_string());
         }
     }
 
@@ -162,6 +155,33 @@ impl Writer {
             };
         }
         let _ = turn(frame, log, gathered);
+    }
+}
+
+/// Nobody waits for an answer that never comes.
+fn refuse_until_stopped(inbox: &Receiver<Request>, reason: &str) {
+    let error = error::failed(reason);
+    for request in inbox {
+        match request {
+            Request::Publish(submission) => refuse(submission, &error),
+            Request::Stop => break,
+        }
+    }
+}
+
+fn refuse(submission: Submission, error: &Error) {
+    match submission.reply {
+        Reply::Connection(sink) => {
+            let refused = |publish: &Numbered| Outcome::Refused {
+                id: publish.id,
+                error: error.clone(),
+            };
+            sink.push(&mut submission.publishes.iter().map(refused).collect());
+        }
+        Reply::Once(sender) => {
+            // Whoever asked may have given up.
+            let _ = sender.send(Err(error.clone()));
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use futures_util::stream::{SplitStream, StreamExt};
 use hashbrown::HashMap;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
@@ -105,8 +106,8 @@ impl Session {
             };
             let came = tokio::select! {
                 biased;
+                problem = going_away(&mut phase) => return Err(problem.into()),
                 came = next(&mut self.stream, wait) => came?,
-                _ = phase.wait_for(|phase| *phase == Phase::Stopping) => return Err(stopping().into()),
             };
             match came {
                 Came::End => return Ok(()),
@@ -163,15 +164,19 @@ impl Session {
                 }
             }
         }
-        self.pass_on().await;
-        Ok(())
+        self.pass_on().await
     }
 
-    async fn pass_on(&mut self) {
-        if let Err((ids, problem)) = self.publisher.pass_on().await {
-            for id in ids {
-                self.answer_error(Some(id), None, &problem).await;
-            }
+    async fn pass_on(&mut self) -> Result<(), ErrorMessage> {
+        let Err((ids, problem)) = self.publisher.pass_on().await else {
+            return Ok(());
+        };
+        for id in ids {
+            self.answer_error(Some(id), None, &problem).await;
+        }
+        match problem.code.closes_connection() {
+            true => Err(problem.into()),
+            false => Ok(()),
         }
     }
 
@@ -199,12 +204,12 @@ impl Session {
             }
             other => {
                 // Acts in the order in which the client spoke.
-                self.pass_on().await;
+                self.pass_on().await?;
                 self.act(other).await?;
             }
         }
         if self.publisher.is_full() {
-            self.pass_on().await;
+            self.pass_on().await?;
         }
         Ok(())
     }
@@ -373,11 +378,20 @@ impl Session {
     }
 }
 
-fn stopping() -> Problem {
-    Problem::new(
-        Code::ShuttingDown,
-        "the broker is shutting down; connect again in a moment and resume at the last cursor",
-    )
+/// Waits until the broker stops or has failed.
+async fn going_away(phase: &mut watch::Receiver<Phase>) -> Problem {
+    let ends = |phase: &Phase| matches!(phase, Phase::Stopping | Phase::Failed(_));
+    match phase.wait_for(ends).await.as_deref() {
+        Ok(Phase::Failed(reason)) => Problem::new(
+            Code::Stopped,
+            format!("the broker stopped after a failed write: {reason}"),
+        ),
+        // The sender lives as long as the broker.
+        _ => Problem::new(
+            Code::ShuttingDown,
+            "the broker is shutting down; connect again in a moment and resume at the last cursor",
+        ),
+    }
 }
 
 fn request(subscribe: &Subscribe<'_>) -> Result<SubscribeRequest, Problem> {

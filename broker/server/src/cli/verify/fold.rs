@@ -15,6 +15,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::super::output::{progress, text};
 use super::replica::Replica;
 
+/// Room for the segment that opening a log prepares. Nothing is written to it, and the disk may be
+/// full.
+const NEVER_WRITTEN_BYTES: u64 = 1 << 20;
+
 /// Bytes read from the log at once.
 const READ_BYTES: usize = 8 << 20;
 
@@ -42,7 +46,10 @@ pub(super) fn compare(
     found: &mut dyn FnMut(&str) -> io::Result<()>,
 ) -> anyhow::Result<Compared> {
     let dir = DataDir::open_existing(replica.path())?;
-    let options = LogOptions::default();
+    let options = LogOptions {
+        segment_bytes: NEVER_WRITTEN_BYTES,
+        ..LogOptions::default()
+    };
     let opened = Log::open(Arc::new(RealDisk), &dir, options, &mut |_| ())
         .context("the log was verified, but cannot be opened")?;
     let held = match Tables::open(&replica.tables(), TablesOptions::default()) {
