@@ -57,28 +57,11 @@ impl Applier {
     pub fn apply(&mut self, run: &[Durable<Arc<Commit>>]) -> Result<(), TablesError> {
         let mut rest = run;
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(self.together(rest));
+            let (now, later) = rest.split_at(together(rest));
             self.fold(now)?;
             rest = later;
         }
         Ok(())
-    }
-
-    /// How many of these commits to fold under one lock. One that defines streams stays alone:
-    /// what follows must be read with the streams that it leaves.
-    fn together(&self, run: &[Durable<Arc<Commit>>]) -> usize {
-        let mut writes = 0;
-        for (n, commit) in run.iter().enumerate() {
-            let mut parts = commit.header.parts.iter();
-            if parts.any(|part| part.stream == self.shared.system) {
-                return n.max(1);
-            }
-            writes += commit.header.record_count();
-            if writes >= RUN_WRITES {
-                return n + 1;
-            }
-        }
-        run.len()
     }
 
     fn fold(&mut self, run: &[Durable<Arc<Commit>>]) -> Result<(), TablesError> {
@@ -86,7 +69,8 @@ impl Applier {
         let opened = Opened::of(run, self.mark, streams, &self.shared)?;
         let writes = opened.writes(self.shared.hasher)?;
         let is_full = loop {
-            if let Some(is_full) = self.try_fold(&opened, &writes)? {
+            let ahead = Ahead::of(&self.shared, &opened, &writes)?;
+            if let Some(is_full) = self.fold_ahead(&opened, &writes, ahead) {
                 break is_full;
             }
         };
@@ -99,13 +83,16 @@ impl Applier {
     }
 
     /// Folds a run and tells whether the image is full. `None` when a reader froze the image
-    /// between the look at it and the lock: look again.
-    fn try_fold(&self, opened: &Opened, writes: &Writes<'_>) -> Result<Option<bool>, TablesError> {
-        let shared = &*self.shared;
-        let ahead = Ahead::of(shared, opened, writes)?;
-        let mut state = shared.state.write();
+    /// since the look ahead: look again.
+    pub(super) fn fold_ahead(
+        &self,
+        opened: &Opened,
+        writes: &Writes<'_>,
+        ahead: Ahead,
+    ) -> Option<bool> {
+        let mut state = self.shared.state.write();
         if state.freezes != ahead.freezes {
-            return Ok(None);
+            return None;
         }
         let active = &mut state.active;
         if let Some(slots) = ahead.slots {
@@ -120,7 +107,7 @@ impl Applier {
         active.log_bytes += opened.log_bytes;
         let is_full = self.is_full(active);
         self.publish(state, opened);
-        Ok(Some(is_full))
+        Some(is_full)
     }
 
     fn publish(&self, mut state: RwLockWriteGuard<'_, State>, opened: &Opened) {
@@ -165,8 +152,20 @@ impl Drop for Applier {
     }
 }
 
+/// How many of these commits to fold under one lock.
+fn together(run: &[Durable<Arc<Commit>>]) -> usize {
+    let mut writes = 0;
+    for (n, commit) in run.iter().enumerate() {
+        writes += commit.header.record_count();
+        if writes >= RUN_WRITES {
+            return n + 1;
+        }
+    }
+    run.len()
+}
+
 /// What is found out about the image before it is locked for writing.
-struct Ahead {
+pub(super) struct Ahead {
     freezes: u64,
     /// Larger slots, if the writes might not fit.
     slots: Option<super::image::Slots>,
@@ -175,7 +174,11 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn of(shared: &Shared, opened: &Opened, writes: &Writes<'_>) -> Result<Self, TablesError> {
+    pub(super) fn of(
+        shared: &Shared,
+        opened: &Opened,
+        writes: &Writes<'_>,
+    ) -> Result<Self, TablesError> {
         let state = shared.state.read();
         let freezes = state.freezes;
         let slots = state.active.slots_for(writes.writes.len());

@@ -124,7 +124,7 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// A run that follows `mark`. If one of its commits defines streams, it must be the only one.
+    /// A run that follows `mark`.
     pub(super) fn of(
         run: &[Durable<Arc<Commit>>],
         mark: Mark,
@@ -137,13 +137,19 @@ impl Opened {
             streams,
             log_bytes: 0,
         };
+        let mut definitions = Definitions::default();
         for commit in run {
-            opened.add(commit, shared)?;
+            opened.add(commit, &mut definitions, shared)?;
         }
         Ok(opened)
     }
 
-    fn add(&mut self, commit: &Commit, shared: &Shared) -> Result<(), TablesError> {
+    fn add(
+        &mut self,
+        commit: &Commit,
+        definitions: &mut Definitions,
+        shared: &Shared,
+    ) -> Result<(), TablesError> {
         let mark = &mut self.mark;
         assert!(
             commit.position >= mark.applied,
@@ -161,7 +167,6 @@ impl Opened {
         mark.applied = commit.position.next();
         mark.newest = mark.newest.max(stamp(commit.header.last_timestamp()));
         self.log_bytes += commit.size() as u64;
-        let mut definitions = Definitions::default();
         for part in &commit.parts {
             let Some(mut part) = self.open(part, commit.position, first, against)? else {
                 continue;
@@ -215,7 +220,7 @@ impl Opened {
     }
 }
 
-/// Rows of the system stream as a commit leaves them, ahead of the tables.
+/// Rows of the system stream as the run leaves them, ahead of the tables.
 #[derive(Default)]
 struct Definitions {
     held: HashMap<Vec<u8>, Option<Vec<u8>>>,

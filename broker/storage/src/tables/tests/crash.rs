@@ -1,8 +1,8 @@
 //! Killed at any moment, or damaged: what is there afterwards is what it says it is, or an error.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use super::super::{Tables, TablesError, destroy};
 use super::model::{Model, Scenario, all_rows};
@@ -12,8 +12,8 @@ const DIR: &str = "ANABRANCH_TEST_CRASH_DIR";
 const SEED: &str = "ANABRANCH_TEST_CRASH_SEED";
 const FRAMES: usize = 4_000;
 
-/// Applies the frames of a seed until it is killed. Run as a process of its own by
-/// [`a_killed_process_leaves_what_it_says`]; does nothing when the tests are run as usual.
+/// Applies the frames of a seed until it is killed, and says how far it is. Run as a process of
+/// its own by [`a_killed_process_leaves_what_it_says`]; does nothing among the other tests.
 #[test]
 fn victim() {
     let (Ok(dir), Ok(seed)) = (std::env::var(DIR), std::env::var(SEED)) else {
@@ -25,18 +25,23 @@ fn victim() {
     let applied = usize::try_from(tables.applied().get()).unwrap();
     for run in frames[applied..].chunks(5) {
         applier.apply(run).unwrap();
+        println!("{}", tables.applied());
     }
 }
 
-fn kill_after(dir: &Path, seed: u64, after: Duration) {
+/// Kills the victim when it has come this much further.
+fn kill_after(dir: &Path, seed: u64, further: u64) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "tables::tests::crash::victim"])
+        .args(["--exact", "tables::tests::crash::victim", "--nocapture"])
         .env(DIR, dir)
         .env(SEED, seed.to_string())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(after);
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut places = lines.filter_map(|line| line.unwrap().parse::<u64>().ok());
+    let begun = places.next().unwrap();
+    let _ = places.find(|&place| place >= begun + further);
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -47,16 +52,11 @@ fn a_killed_process_leaves_what_it_says() {
         let dir = tempfile::tempdir().unwrap();
         let frames = Scenario::of(seed).frames(FRAMES);
         let mut before = 0;
-        // On a busy machine the first rounds end before anything is flushed.
-        for round in 0..100 {
-            if round >= 8 && before > 0 {
-                break;
-            }
-            kill_after(dir.path(), seed, Duration::from_millis(40 + 23 * round));
-            let (tables, applier) = match open_or_rebuild(dir.path()) {
-                Some(opened) => opened,
-                // Killed while the directory was being made.
-                None => continue,
+        for round in 0..8 {
+            kill_after(dir.path(), seed, 37 * round);
+            let Some((tables, applier)) = open_or_rebuild(dir.path()) else {
+                assert_eq!(before, 0, "killed while the directory was being made");
+                continue;
             };
             let (rows, applied) = all_rows(&tables);
             let applied = usize::try_from(applied.get()).unwrap();

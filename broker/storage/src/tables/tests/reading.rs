@@ -9,54 +9,91 @@ use anabranch_core::id::{Position, StreamId};
 use anabranch_core::lww::{Row, Stamp};
 use anabranch_core::stream::MergeMode;
 use bytes::Bytes;
+use fastrand::Rng;
 
+use super::super::applier::Ahead;
 use super::super::key::RowKey;
+use super::super::plan::Opened;
 use super::super::{Applier, KeyRange, Tables, TablesError, TablesOptions};
 use super::history::{History, batch, id};
 use super::model::Frame;
 use super::{open, small};
 use crate::durable::Durable;
 
-const ROWS: u32 = 500;
+const ACCOUNTS: u32 = 1_000;
+const BALANCE: u64 = 1_000;
 
 fn key(n: u32) -> Bytes {
     Bytes::copy_from_slice(&n.to_be_bytes())
 }
 
-/// A frame of several parts that sets every row to the same value.
-fn everywhere(history: &mut History, value: u64) -> Frame {
-    let value = value.to_be_bytes();
-    let part = |from: u32| {
-        let keys: Vec<_> = (from..ROWS).step_by(3).map(key).collect();
-        let writes: Vec<_> = keys.iter().map(|k| (&k[..], Some(&value[..]))).collect();
-        (id("t"), batch(&writes, Compression::None))
-    };
-    history.frame((0..3).map(part).collect())
+/// Accounts between which money is moved; the sum stays the same.
+struct Bank {
+    history: History,
+    balances: Vec<u64>,
+    rng: Rng,
 }
 
-/// Applies such frames while `read` runs again and again.
-fn while_applying(read: impl Fn(&Tables) + Sync) {
+impl Bank {
+    fn open() -> (Self, Frame, Frame) {
+        let mut history = History::of(1);
+        let created = history.create("t", MergeMode::Lww);
+        let keys: Vec<_> = (0..ACCOUNTS).map(key).collect();
+        let balance = BALANCE.to_be_bytes();
+        let writes: Vec<_> = keys.iter().map(|k| (&k[..], Some(&balance[..]))).collect();
+        let filled = history.put("t", &writes);
+        let balances = vec![BALANCE; keys.len()];
+        let rng = Rng::with_seed(3);
+        let bank = Self {
+            history,
+            balances,
+            rng,
+        };
+        (bank, created, filled)
+    }
+
+    /// A frame of two parts that moves something from one account to another.
+    fn transfer(&mut self) -> Frame {
+        let from = self.rng.u32(..ACCOUNTS);
+        let to = (from + self.rng.u32(1..ACCOUNTS)) % ACCOUNTS;
+        let amount = self.rng.u64(..=self.balances[from as usize]);
+        self.balances[from as usize] -= amount;
+        self.balances[to as usize] += amount;
+        let part = |account: u32| {
+            let balance = self.balances[account as usize].to_be_bytes();
+            let write = (&key(account)[..], Some(&balance[..]));
+            (id("t"), batch(&[write], Compression::None))
+        };
+        self.history.frame(vec![part(from), part(to)])
+    }
+}
+
+/// Moves money while `read` looks at all accounts again and again, wherever they are.
+fn while_applying(read: impl Fn(&Tables) -> Vec<Bytes> + Sync) {
     let dir = tempfile::tempdir().unwrap();
     let options = TablesOptions {
-        image_rows: 4_000,
+        image_rows: 3_000,
+        search_rows: 100,
         ..TablesOptions::default()
     };
     let (tables, mut applier) = Tables::open(dir.path(), options).unwrap();
-    let mut history = History::of(1);
-    let created = history.create("t", MergeMode::Lww);
-    let first = everywhere(&mut history, 0);
-    applier.apply(&[created, first]).unwrap();
+    let (mut bank, created, filled) = Bank::open();
+    applier.apply(&[created, filled]).unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while !done.load(Ordering::Acquire) {
-                    read(&tables);
+                    let balances = read(&tables);
+                    assert_eq!(balances.len(), ACCOUNTS as usize);
+                    let number = |b: &Bytes| u64::from_be_bytes(b[..].try_into().unwrap());
+                    let sum: u64 = balances.iter().map(number).sum();
+                    assert_eq!(sum, u64::from(ACCOUNTS) * BALANCE);
                 }
             });
         }
-        for value in 1..200 {
-            let run: Vec<_> = (0..3).map(|_| everywhere(&mut history, value)).collect();
+        for _ in 0..200 {
+            let run: Vec<_> = (0..300).map(|_| bank.transfer()).collect();
             applier.apply(&run).unwrap();
         }
         done.store(true, Ordering::Release);
@@ -64,20 +101,14 @@ fn while_applying(read: impl Fn(&Tables) + Sync) {
     assert!(tables.stats().flushes > 10);
 }
 
-fn assert_uniform<'a>(values: impl Iterator<Item = &'a Bytes>) {
-    let values: Vec<_> = values.collect();
-    assert_eq!(values.len(), ROWS as usize);
-    assert!(values.iter().all(|value| *value == values[0]));
-}
-
 #[test]
 fn a_frame_becomes_visible_as_a_whole_to_gets() {
-    let keys: Vec<_> = (0..ROWS).map(|n| (id("t"), key(n))).collect();
+    let keys: Vec<_> = (0..ACCOUNTS).map(|n| (id("t"), key(n))).collect();
     while_applying(|tables| {
         let before = tables.applied();
         let (values, applied) = tables.get_many(&keys).unwrap();
         assert!(applied >= before);
-        assert_uniform(values.iter().map(|value| value.as_ref().unwrap()));
+        values.into_iter().map(Option::unwrap).collect()
     });
 }
 
@@ -91,7 +122,7 @@ fn a_snapshot_is_of_one_moment() {
             ControlFlow::Continue(())
         };
         assert!(tables.snapshot(id("t"), b"", each).unwrap() >= before);
-        assert_uniform(rows.iter().map(|(_, value)| value));
+        rows.into_iter().map(|(_, value)| value).collect()
     });
 }
 
@@ -100,13 +131,13 @@ fn a_scan_is_of_one_moment() {
     let range = KeyRange {
         prefix: Bytes::new(),
         after: None,
-        limit: ROWS as usize,
+        limit: ACCOUNTS as usize,
         max_bytes: usize::MAX,
     };
     while_applying(|tables| {
         let page = tables.scan(id("t"), &range).unwrap();
         assert!(!page.more);
-        assert_uniform(page.rows.iter().map(|(_, value)| value));
+        page.rows.into_iter().map(|(_, value)| value).collect()
     });
 }
 
@@ -321,4 +352,24 @@ fn at(tables: &Tables, frame: &Frame) -> Frame {
     let mut commit = (***frame).clone();
     commit.position = tables.applied();
     Durable::new(Arc::new(commit))
+}
+
+#[test]
+fn a_reader_that_freezes_the_image_makes_the_applier_look_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tables, applier, mut history) = table(dir.path());
+    let keys: Vec<_> = (0..2_000).map(key).collect();
+    let writes: Vec<_> = keys.iter().map(|k| (&k[..], Some(&k[..]))).collect();
+    let run = [history.put("t", &writes)];
+    let shared = &*tables.shared;
+    let mark = shared.state.read().mark;
+    let opened = Opened::of(&run, mark, tables.streams(), shared).unwrap();
+    let writes = opened.writes(shared.hasher).unwrap();
+    let before = Ahead::of(shared, &opened, &writes).unwrap();
+    drop(shared.freeze_to_read().unwrap().unwrap());
+    assert_eq!(applier.fold_ahead(&opened, &writes, before), None);
+    assert_eq!(tables.applied(), Position::new(1));
+    let after = Ahead::of(shared, &opened, &writes).unwrap();
+    assert_eq!(applier.fold_ahead(&opened, &writes, after), Some(true));
+    assert_eq!(tables.get(id("t"), &key(7)).unwrap(), Some(key(7)));
 }
