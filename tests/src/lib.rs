@@ -10,12 +10,14 @@
 //! | [`http`] | requests and what is answered |
 //! | [`wire`] | WebSocket connections, message by message |
 //! | [`follow`] | what a subscription was given, in order |
+//! | [`demo`] | the demo as a process, and what must be there after it |
 //! | [`condition`] | waiting for something to come true |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 pub mod broker;
 pub mod condition;
+pub mod demo;
 pub mod follow;
 pub mod home;
 pub mod http;

@@ -6,10 +6,12 @@
 //! | `mark` | what records say, so that each is known by sight |
 //! | `writer` | a connection that publishes, pipelined, and remembers what was acknowledged |
 //! | `transactions` | the same for writes to several streams |
+//! | `demo` | the demo, killed again and again |
 //! | `auditor` | a subscriber that goes on after every crash and checks what it is given |
 //! | `world` | all of them together, round after round |
 
 mod auditor;
+mod demo;
 mod mark;
 mod plan;
 mod transactions;

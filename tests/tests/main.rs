@@ -4,6 +4,10 @@
 //! |---|---|
 //! | `bad_input` | that each mistake gets a clear error, and disturbs nobody else |
 //! | `crash` | that a broker that is killed at any moment loses nothing that it acknowledged |
+//! | `client` | the Rust client against the broker, over its restarts |
+//! | `openapi` | that the description of the HTTP interface is true |
+//! | `python` | a client in another language, from the protocol's description |
+//! | `real_data` | that the demo's data is what the source files say |
 //! | `subscriptions` | where they start, what they select, how they go on |
 //! | `tables` | what reads see, and what becomes of rows |
 //! | `architecture` | that the code is built as `docs/ARCHITECTURE.md` says, and the documents are true |
@@ -12,6 +16,10 @@
 
 mod architecture;
 mod bad_input;
+mod client;
 mod crash;
+mod openapi;
+mod python;
+mod real_data;
 mod subscriptions;
 mod tables;

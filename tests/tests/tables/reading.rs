@@ -78,7 +78,10 @@ async fn a_token_carries_a_write_to_a_read() {
 async fn many_rows_are_read_at_one_moment() {
     let home = Home::new();
     let broker = broker(&home).await;
-    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (stop, written) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let mut writers = Vec::new();
     for writer in 0..2 {
         let (http, stop, written) = (broker.http(), Arc::clone(&stop), Arc::clone(&written));
