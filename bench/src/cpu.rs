@@ -15,6 +15,8 @@ pub(crate) struct Moment {
     at: Instant,
     broker: Option<Duration>,
     generator: Duration,
+    /// Of all processes, the kernel's and the hypervisor's included.
+    machine: Option<Duration>,
 }
 
 /// CPU time between two moments.
@@ -24,6 +26,9 @@ pub(crate) struct Spent {
     /// Unknown for a broker that was started by others and whose process id was not told.
     pub(crate) broker: Option<Duration>,
     pub(crate) generator: Duration,
+    /// Cores that were busy with something else than the two. A figure that was taken while this
+    /// was much above a tenth of a core says little.
+    pub(crate) others: Option<f64>,
 }
 
 impl Moment {
@@ -32,17 +37,24 @@ impl Moment {
             at: Instant::now(),
             broker: broker.and_then(|pid| cpu_time(pid).ok()),
             generator: own_cpu_time(),
+            machine: machine_cpu_time().ok(),
         }
     }
 
     pub(crate) fn until(&self, later: &Self) -> Spent {
+        let seconds = later.at.duration_since(self.at).as_secs_f64();
+        let between = |later: Option<Duration>, earlier: Option<Duration>| {
+            Some(later?.saturating_sub(earlier?))
+        };
+        let broker = between(later.broker, self.broker);
+        let generator = later.generator.saturating_sub(self.generator);
+        let others = between(later.machine, self.machine)
+            .map(|machine| machine.saturating_sub(generator + broker.unwrap_or_default()));
         Spent {
-            seconds: later.at.duration_since(self.at).as_secs_f64(),
-            broker: later
-                .broker
-                .zip(self.broker)
-                .map(|(later, earlier)| later.saturating_sub(earlier)),
-            generator: later.generator.saturating_sub(self.generator),
+            seconds,
+            broker,
+            generator,
+            others: others.map(|others| others.as_secs_f64() / seconds),
         }
     }
 }
@@ -60,6 +72,18 @@ fn cpu_time(pid: u32) -> Result<Duration> {
     let mut fields = rest.split_ascii_whitespace().skip(11);
     let mut ticks = || -> Result<u32> { Ok(fields.next().context("too short")?.parse()?) };
     Ok(TICK * (ticks()? + ticks()?))
+}
+
+/// Time that the machine's cores were busy: everything but idle and waiting for the disk.
+fn machine_cpu_time() -> Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().context("/proc/stat is empty")?;
+    let fields = line.split_ascii_whitespace().skip(1);
+    let ticks: Vec<u32> = fields.map(str::parse).collect::<Result<_, _>>()?;
+    // user nice system idle iowait irq softirq steal; what follows is counted in user as well.
+    let busy = ticks.iter().take(8).enumerate();
+    let busy = busy.filter(|(index, _)| !matches!(index, 3 | 4));
+    Ok(TICK * busy.map(|(_, ticks)| ticks).sum::<u32>())
 }
 
 /// Memory of a process, in bytes.
@@ -112,6 +136,20 @@ mod tests {
             own.abs_diff(read) < Duration::from_millis(50),
             "{own:?} {read:?}"
         );
+    }
+
+    #[test]
+    fn the_machine_is_at_least_as_busy_as_this_process() {
+        let before = Moment::now(None);
+        while own_cpu_time() < before.generator + Duration::from_millis(100) {
+            std::hint::spin_loop();
+        }
+        let spent = before.until(&Moment::now(None));
+        assert!(spent.others.is_some() && spent.broker.is_none());
+        let busy = machine_cpu_time()
+            .unwrap()
+            .saturating_sub(before.machine.unwrap());
+        assert!(busy >= Duration::from_millis(80), "{busy:?}");
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub(crate) enum Unit {
     Kilobytes,
     #[serde(rename = "%")]
     Percent,
+    #[serde(rename = "cores")]
+    Cores,
     #[serde(rename = "")]
     Pieces,
 }
@@ -84,6 +86,7 @@ impl Unit {
             Self::Megabytes => format!("{value:.1} MB"),
             Self::Kilobytes => format!("{value:.1} kB"),
             Self::Percent => format!("{value:.0} %"),
+            Self::Cores => format!("{value:.2} cores"),
             Self::Pieces => grouped(value),
         }
     }
@@ -155,6 +158,9 @@ impl Report {
             add("broker", broker);
         }
         add("generator", spent.generator);
+        if let Some(others) = spent.others {
+            self.add("busy with something else", others, Unit::Cores);
+        }
     }
 
     pub(crate) fn add(&mut self, name: impl Into<String>, value: f64, unit: Unit) {
@@ -356,9 +362,15 @@ mod tests {
             seconds: 1.0,
             broker: Some(std::time::Duration::from_secs(2)),
             generator: std::time::Duration::from_secs(1),
+            others: Some(0.25),
         };
         report.add_cpu(&spent, 1_000_000, "record");
         assert!(report.text().contains("broker CPU per record: 2.000 µs"));
         assert!(report.text().contains("generator CPU per record: 1.000 µs"));
+        assert!(
+            report
+                .text()
+                .contains("busy with something else: 0.25 cores")
+        );
     }
 }

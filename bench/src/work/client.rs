@@ -6,7 +6,7 @@ use anabranch_client::{Client, Publisher, PublisherOptions, Record};
 use anyhow::{Result, ensure};
 
 use super::load::{Defaults, Length, Load};
-use super::stage::{Stage, appends_limit};
+use super::stage::Stage;
 use crate::cli::{Format, LoadArguments, Merge};
 use crate::frames::Values;
 use crate::progress;
@@ -28,7 +28,7 @@ const DEFAULTS: Defaults = Defaults {
 const STRIDE: usize = 1000;
 
 pub(crate) async fn run(given: &LoadArguments) -> Result<Report> {
-    let stage = Stage::set(&given.setting, "client", Merge::Append).await?;
+    let stage = Stage::set_beside_disk(&given.setting, "client", Merge::Append).await?;
     let load = Load::new(given, &DEFAULTS, stage.stream())?;
     ensure!(
         load.rate.is_none(),
@@ -55,7 +55,7 @@ pub(crate) async fn run(given: &LoadArguments) -> Result<Report> {
     let bytes = rate * load.shape.record_bytes() as f64 / 1e6;
     report.add("keys and values", bytes, Unit::MegabytesPerSecond);
     report.add_cpu(&spent, records, "record");
-    report.limits.push(appends_limit(stage.clear().await?));
+    stage.clear(&mut report).await?;
     Ok(report)
 }
 

@@ -83,7 +83,7 @@ pub(crate) async fn run(arguments: &FanoutArguments, subscribers: usize) -> Resu
     report
         .limits
         .push(Figure::new(name, limit / 1e6, Unit::MegabytesPerSecond));
-    stage.clear().await?;
+    stage.clear(&mut report).await?;
     Ok(report)
 }
 

@@ -47,7 +47,7 @@ pub(crate) async fn run(arguments: &IdleArguments) -> Result<Report> {
         Goal::at_most("each subscriber", 40.0, each, Unit::Kilobytes),
     ];
     report.add("with all subscribers", after as f64 / 1e6, Unit::Megabytes);
-    stage.clear().await?;
+    stage.clear(&mut report).await?;
     Ok(report)
 }
 

@@ -59,7 +59,7 @@ pub(crate) async fn run(given: &LoadArguments) -> Result<Report> {
     report.latencies.push((name, delivery));
     report.limits = limits(&syncs);
     describe(&mut report, &load, &published, &spent);
-    stage.clear().await?;
+    stage.clear(&mut report).await?;
     Ok(report)
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::load::{Defaults, Load};
-use super::stage::{Stage, appends_limit};
+use super::stage::Stage;
 use super::team::Team;
 use crate::cli::{Format, LoadArguments, Merge, PublishArguments};
 use crate::cpu::Spent;
@@ -39,15 +39,16 @@ pub(crate) async fn batches(arguments: &PublishArguments) -> Result<Report> {
         keys: (*merge == Merge::Lww).then_some(1_000_000),
         ..BATCHES
     };
-    let stage = Stage::set(&given.setting, "publish", *merge).await?;
+    let stage = Stage::set_beside_disk(&given.setting, "publish", *merge).await?;
     let load = Load::new(given, &defaults, stage.stream())?;
     let (published, spent) = measure(&stage, &load).await?;
     let work = format!("durable publish, {}, {}", load.words(), merge.as_str());
     let mut report = stage.report("publish", work);
     describe(&mut report, &load, &published, &spent);
-    let limit = appends_limit(stage.clear().await?);
+    stage.clear(&mut report).await?;
+    let limit = report.limits.first().map_or(f64::NAN, |limit| limit.value);
     let bytes = published.records * load.shape.record_bytes();
-    let share = bytes as f64 / spent.seconds / 1e6 / limit.value * 100.0;
+    let share = bytes as f64 / spent.seconds / 1e6 / limit * 100.0;
     report.goals.push(Goal::at_least(
         "bytes, of the machine's appends",
         50.0,
@@ -63,13 +64,12 @@ pub(crate) async fn batches(arguments: &PublishArguments) -> Result<Report> {
             Unit::Microseconds,
         ));
     }
-    report.limits.push(limit);
     Ok(report)
 }
 
 /// One record a publish, many in flight.
 pub(crate) async fn singles(given: &LoadArguments) -> Result<Report> {
-    let stage = Stage::set(&given.setting, "singles", Merge::Append).await?;
+    let stage = Stage::set_beside_disk(&given.setting, "singles", Merge::Append).await?;
     let load = Load::new(given, &SINGLES, stage.stream())?;
     let (published, spent) = measure(&stage, &load).await?;
     let work = format!("durable {}, append", load.words());
@@ -79,7 +79,7 @@ pub(crate) async fn singles(given: &LoadArguments) -> Result<Report> {
     report
         .goals
         .push(Goal::at_least("records", 500_000.0, rate, Unit::PerSecond));
-    report.limits.push(appends_limit(stage.clear().await?));
+    stage.clear(&mut report).await?;
     Ok(report)
 }
 

@@ -83,7 +83,7 @@ pub(crate) async fn run(given: &LoadArguments) -> Result<Report> {
     report
         .latencies
         .extend(latencies.percentiles().map(|p| ("read", p)));
-    stage.clear().await?;
+    stage.clear(&mut report).await?;
     Ok(report)
 }
 

@@ -78,7 +78,7 @@ pub(crate) async fn run(arguments: &RestartArguments) -> Result<Report> {
         Unit::Pieces,
     );
     report.add("records there after it", after.records as f64, Unit::Pieces);
-    stage.clear().await?;
+    stage.clear(&mut report).await?;
     Ok(report)
 }
 

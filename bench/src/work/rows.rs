@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::load::{Defaults, Load};
 use super::publish::describe;
-use super::stage::{Stage, appends_limit};
+use super::stage::Stage;
 use super::team::Team;
 use crate::cli::{Format, LoadArguments, Merge};
 use crate::http::Http;
@@ -33,7 +33,7 @@ const RECORDS_AHEAD: usize = 24_000_000;
 const SAMPLED_ROWS: usize = 20_000;
 
 pub(crate) async fn run(given: &LoadArguments) -> Result<Report> {
-    let stage = Stage::set(&given.setting, "rows", Merge::Lww).await?;
+    let stage = Stage::set_beside_disk(&given.setting, "rows", Merge::Lww).await?;
     let load = Load::new(given, &DEFAULTS, stage.stream())?;
     let ahead = load.records().unwrap_or(RECORDS_AHEAD).min(RECORDS_AHEAD);
     let mut team = Team::connect(stage.broker.address(), &load, ahead).await?;
@@ -76,7 +76,7 @@ pub(crate) async fn run(given: &LoadArguments) -> Result<Report> {
         rate,
         Unit::PerSecond,
     ));
-    report.limits.push(appends_limit(stage.clear().await?));
+    stage.clear(&mut report).await?;
     Ok(report)
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::broker::{Broker, Place};
@@ -18,15 +18,36 @@ pub(crate) struct Stage {
     pub(crate) broker: Broker,
     place: Place,
     stream: String,
-    /// Bytes a second of 1 MiB appends before the broker started.
-    appends_before: f64,
+    /// Bytes a second of 1 MiB appends before the broker started, where that is a limit.
+    appends_before: Option<f64>,
 }
 
 impl Stage {
-    /// Measures the disk, starts the broker and creates a stream.
+    /// Starts the broker and creates a stream.
     pub(crate) async fn set(setting: &Setting, name: &str, merge: Merge) -> Result<Self> {
         let place = Place::new(setting.dir.as_deref())?;
-        let appends_before = disk::appends(place.path(), setting.quick)?;
+        Self::set_at(place, None, setting, name, merge).await
+    }
+
+    /// The same, after the disk has been measured. Not for work that is about latency: a disk that
+    /// was just given gigabytes stalls for a while.
+    pub(crate) async fn set_beside_disk(
+        setting: &Setting,
+        name: &str,
+        merge: Merge,
+    ) -> Result<Self> {
+        let place = Place::new(setting.dir.as_deref())?;
+        let appends = disk::appends(place.path(), setting.quick)?;
+        Self::set_at(place, Some(appends), setting, name, merge).await
+    }
+
+    async fn set_at(
+        place: Place,
+        appends_before: Option<f64>,
+        setting: &Setting,
+        name: &str,
+        merge: Merge,
+    ) -> Result<Self> {
         let broker = Broker::start(setting, &place).await?;
         let stage = Self {
             setting: setting.clone(),
@@ -99,18 +120,27 @@ impl Stage {
         })
     }
 
-    /// Ends the broker and measures the disk again; returns bytes a second of 1 MiB appends.
-    pub(crate) async fn clear(self) -> Result<f64> {
+    /// Ends the broker, and measures the disk again if it was measured before; adds that to the
+    /// report's limits.
+    pub(crate) async fn clear(self, report: &mut Report) -> Result<()> {
         if self.setting.server.is_some() {
             let path = format!("/v1/streams/{}", self.stream);
             let answer = self.http().await?.delete(&path).await?.status;
-            anyhow::ensure!(answer < 300, "the stream {} cannot be deleted", self.stream);
+            ensure!(answer < 300, "the stream {} cannot be deleted", self.stream);
         }
         self.broker.stop().await?;
-        let appends_after = disk::appends(self.place.path(), self.setting.quick)?;
-        Ok(f64::midpoint(self.appends_before, appends_after))
+        if let Some(before) = self.appends_before {
+            let after = disk::appends(self.place.path(), self.setting.quick)?;
+            let mean = f64::midpoint(before, after) / 1e6;
+            let limit = Figure::new(APPENDS, mean, Unit::MegabytesPerSecond);
+            report.limits.push(limit);
+        }
+        Ok(())
     }
 }
+
+/// What the disk is measured with.
+const APPENDS: &str = "1 MiB appends with fdatasync, mean of before and after";
 
 /// How a broker ends before it is started again.
 #[derive(Clone, Copy, Debug)]
@@ -122,10 +152,4 @@ pub(crate) enum End {
 /// A name that no other run uses.
 fn stream_name(name: &str) -> String {
     format!("bench-{name}-{:08x}", fastrand::u32(..))
-}
-
-/// The disk's own rate, as a limit.
-pub(crate) fn appends_limit(bytes_per_second: f64) -> Figure {
-    let name = "1 MiB appends with fdatasync, mean of before and after";
-    Figure::new(name, bytes_per_second / 1e6, Unit::MegabytesPerSecond)
 }
