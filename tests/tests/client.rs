@@ -113,7 +113,7 @@ async fn keys_keep_their_order_over_a_restart() {
         }
     }
     publisher.flush().await.unwrap();
-    let mut last = vec![0; 50];
+    let mut last = [0; 50];
     let mut subscription = rows.subscribe(From::Earliest).await.unwrap();
     for _ in 0..20_000 {
         let record = subscription.next_record().await.unwrap();

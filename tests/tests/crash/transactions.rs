@@ -54,11 +54,8 @@ impl Transactions {
             }
             let answer = answer.json();
             assert_eq!(answer["durability"], "disk");
-            let placed = answer["offsets"].as_array().unwrap().iter();
-            let journal = placed
-                .filter(|row| row["stream"] == JOURNAL)
-                .last()
-                .unwrap();
+            let mut placed = answer["offsets"].as_array().unwrap().iter();
+            let journal = placed.find(|row| row["stream"] == JOURNAL).unwrap();
             let offset = usize::try_from(journal["offset"].as_u64().unwrap()).unwrap();
             self.acknowledged.push((number, offset));
             round.acknowledged.fetch_add(1, Ordering::Relaxed);

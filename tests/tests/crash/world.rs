@@ -139,7 +139,7 @@ impl World {
             if !["events", JOURNAL].contains(&auditor.stream) {
                 auditor.check_rows(&http).await;
             }
-            if round % CLOSE_LOOK_EVERY == 0 {
+            if round.is_multiple_of(CLOSE_LOOK_EVERY) {
                 auditor.check_all(broker.address()).await;
             }
         }

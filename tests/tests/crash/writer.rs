@@ -192,7 +192,7 @@ impl Writer {
     }
 
     pub(crate) fn deletes(&self, number: u32) -> bool {
-        self.manner.delete_every > 0 && number % self.manner.delete_every == 0
+        self.manner.delete_every > 0 && number.is_multiple_of(self.manner.delete_every)
     }
 
     fn take(&mut self, row: &AckRow, origin: Origin, sequence: Sequence) {
