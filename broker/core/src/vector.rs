@@ -115,7 +115,9 @@ impl VersionVector {
             let epoch = Epoch::new(u32::try_from(reader.varint()?).map_err(|_| Malformed)?);
             let sequence = Sequence::new(reader.varint()?);
             let origin = Origin { broker, epoch };
-            if previous >= Some(origin) || sequence == Sequence::NONE {
+            // The last sequence there is has none after it, and no broker gets there.
+            let no_sequence = sequence == Sequence::NONE || sequence.get() == u64::MAX;
+            if previous >= Some(origin) || no_sequence {
                 return Err(Malformed);
             }
             previous = Some(origin);

@@ -149,8 +149,10 @@ impl Batch {
             return Err(BatchError::UnsupportedAttributes(batch.attributes()));
         }
         batch.check_crc()?;
-        if check == Check::Records || batch.compression() == Compression::None {
+        if batch.compression() == Compression::None {
             batch.records()?.check_all(batch.count())?;
+        } else if check == Check::Records {
+            batch.records()?;
         }
         Ok(batch)
     }
@@ -301,15 +303,16 @@ impl Batch {
     /// [`crate::limits::MAX_INFLATED_BYTES`].
     ///
     /// # Errors
-    /// When a compressed batch does not inflate.
+    /// When a compressed batch does not inflate, or its records are malformed.
     pub fn records(&self) -> Result<Records, BatchError> {
         let stored = self.bytes.slice(BATCH_HEADER_BYTES..);
         let inflated = self.compression().inflate(stored)?;
-        Ok(Records::new(
-            inflated,
-            self.base_timestamp(),
-            self.max_timestamp(),
-        ))
+        let records = Records::new(inflated, self.base_timestamp(), self.max_timestamp());
+        // A compressed batch may never have been opened before; see [`Check::Outer`].
+        if self.compression() != Compression::None && !self.is_compacted() {
+            records.check_all(self.count())?;
+        }
+        Ok(records)
     }
 
     fn attributes(&self) -> i16 {

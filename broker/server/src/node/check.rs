@@ -33,6 +33,7 @@ pub(crate) fn check_batch(definition: &StreamDefinition, bytes: Bytes) -> Result
         MergeMode::Lww => {
             let batch = Batch::parse(bytes, Check::Records)?;
             let records = batch.records()?;
+            check_inflation(&batch, records.bytes().len())?;
             check_keys(
                 definition,
                 records.iter().map(|r| r.is_ok_and(|r| r.key.is_some())),
@@ -40,6 +41,26 @@ pub(crate) fn check_batch(definition: &StreamDefinition, bytes: Bytes) -> Result
             Ok(batch)
         }
     }
+}
+
+/// Most bytes that one byte of a compressed batch may stand for in a keyed stream. All batches of a
+/// frame are in memory while it is folded, so this bounds what a frame of 1 MiB can cost.
+const MAX_INFLATION: usize = 128;
+
+/// Small batches of a repeated record are beyond any suspicion.
+const ALWAYS_INFLATED: usize = 64 * 1024;
+
+fn check_inflation(batch: &Batch, inflated: usize) -> Result<(), Error> {
+    if inflated <= ALWAYS_INFLATED.max(MAX_INFLATION * batch.len()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::BatchTooLarge,
+        format!(
+            "a batch of {} bytes inflates to {inflated}, which is more than {MAX_INFLATION} times as much; send it uncompressed",
+            batch.len()
+        ),
+    ))
 }
 
 /// A keyed stream folds by key, so a record without one has no row to go to.

@@ -45,11 +45,13 @@ use tokio::sync::{Semaphore, oneshot, watch};
 pub(crate) use anabranch_storage::tables::{KeyRange, Page, StreamMap};
 pub(crate) use check::{check_batch, check_keys, check_partition};
 pub(crate) use error::Error;
-pub(crate) use publish::{Ack, AckRow, AckSink, Group, Numbered, Outcome, token_of};
+pub(crate) use publish::{Ack, AckRow, AckSink, Group, Left, Numbered, Outcome, token_of};
 pub(crate) use reads::{Read, ReadAt};
 pub(crate) use start::{StartError, Stopper, start};
 pub(crate) use streams::Created;
-pub(crate) use subscription::{Event, Selection, SubscribeRequest, Subscription, each_selected};
+pub(crate) use subscription::{
+    Event, Selection, SubscribeRequest, Subscription, each_selected, unreadable_batch,
+};
 pub(crate) use tail::{Delivered, MessageKey};
 
 use publish::{Budget, Reply, Submission};
@@ -158,7 +160,11 @@ pub(crate) struct Running {
     /// Bytes of publishes that may be on their way to the disk.
     in_flight: Arc<Semaphore>,
     in_flight_limit: usize,
-    disk_full: Arc<AtomicBool>,
+    /// Whole tables that may be read at the same time.
+    snapshots: Arc<Semaphore>,
+    disk_full: AtomicBool,
+    /// There is no room for the next segment; the writer tries again until there is.
+    no_segment: Arc<AtomicBool>,
     disk_free: AtomicU64,
     disk_reserve: u64,
     data_dir: String,
@@ -209,7 +215,7 @@ impl Running {
     /// When the broker stops or has failed, or its disk is full.
     pub(crate) fn check_writable(&self) -> Result<(), Error> {
         self.check_phase()?;
-        if self.disk_full.load(Ordering::Relaxed) {
+        if self.disk_full.load(Ordering::Relaxed) || self.no_segment.load(Ordering::Relaxed) {
             return Err(self.disk_full_error());
         }
         Ok(())
@@ -260,23 +266,18 @@ impl Running {
         &self,
         publishes: Vec<Numbered>,
         sink: &Arc<AckSink>,
-        connection: &Arc<Semaphore>,
-        connection_limit: usize,
     ) -> Result<(), Error> {
         self.check_writable()?;
         let bytes: usize = publishes.iter().map(|p| p.group.bytes()).sum();
-        let permits = bytes.clamp(1, self.in_flight_limit.min(connection_limit));
-        take(connection, permits).await;
+        let permits = bytes.clamp(1, self.in_flight_limit.min(sink.window_bytes));
+        take(&sink.window, permits).await;
         take(&self.in_flight, permits).await;
-        let semaphores = [
-            Some(Arc::clone(connection)),
-            Some(Arc::clone(&self.in_flight)),
-        ];
         self.send(Submission {
             publishes,
             reply: Reply::Connection(Arc::clone(sink)),
             budget: Budget {
-                semaphores,
+                broker: Arc::clone(&self.in_flight),
+                connection: Some(Arc::clone(sink)),
                 permits,
             },
         })
@@ -294,7 +295,8 @@ impl Running {
             ));
         }
         Ok(Budget {
-            semaphores: [Some(Arc::clone(&self.in_flight)), None],
+            broker: Arc::clone(&self.in_flight),
+            connection: None,
             permits,
         })
     }
@@ -310,6 +312,16 @@ impl Running {
         }
         self.check_phase()?;
         Err(error::failed("the writer ended"))
+    }
+
+    /// Waits until everything that the writer was given before is durable.
+    async fn pass_the_writer(&self) {
+        let (passed, waited) = oneshot::channel();
+        if let Some(inbox) = &*self.inbox.lock() {
+            // A writer that is gone takes nothing any more.
+            let _ = inbox.send(Request::Pass(passed));
+        }
+        let _ = waited.await;
     }
 
     /// Waits until the tables hold everything before this place.

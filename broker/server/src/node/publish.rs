@@ -59,16 +59,19 @@ pub(crate) struct Submission {
     pub(crate) budget: Budget,
 }
 
-/// Bytes that are on their way to the disk, taken from the broker's and the connection's budget.
+/// Bytes that are on their way to the disk, taken from the broker's budget and, if a connection
+/// sent them, from its window. The window gets them back once the outcomes are with the client.
 pub(crate) struct Budget {
-    pub(crate) semaphores: [Option<Arc<Semaphore>>; 2],
+    pub(crate) broker: Arc<Semaphore>,
+    pub(crate) connection: Option<Arc<AckSink>>,
     pub(crate) permits: usize,
 }
 
 impl Drop for Budget {
     fn drop(&mut self) {
-        for semaphore in self.semaphores.iter().flatten() {
-            semaphore.add_permits(self.permits);
+        self.broker.add_permits(self.permits);
+        if let Some(sink) = &self.connection {
+            sink.settle(self.permits);
         }
     }
 }
@@ -128,26 +131,56 @@ pub(crate) enum Outcome {
 }
 
 /// Where the writer leaves outcomes for a connection: one lock and one wake-up per group, not per
-/// publish. Bounded by the connection's in-flight budget.
-#[derive(Default)]
+/// publish. Bounded by the connection's window, which is given back by [`AckSink::delivered`].
 pub(crate) struct AckSink {
-    outcomes: Mutex<Vec<Outcome>>,
+    left: Mutex<Left>,
     arrived: Notify,
+    /// Bytes of publishes whose outcomes have not reached the client.
+    pub(crate) window: Semaphore,
+    pub(crate) window_bytes: usize,
+}
+
+/// What was left for a connection.
+#[derive(Default)]
+pub(crate) struct Left {
+    pub(crate) outcomes: Vec<Outcome>,
+    /// What [`AckSink::delivered`] gives back once they are with the client.
+    pub(crate) permits: usize,
 }
 
 impl AckSink {
+    pub(crate) fn new(window_bytes: usize) -> Self {
+        Self {
+            left: Mutex::default(),
+            arrived: Notify::new(),
+            window: Semaphore::new(window_bytes),
+            window_bytes,
+        }
+    }
+
     pub(crate) fn push(&self, outcomes: &mut Vec<Outcome>) {
         if !outcomes.is_empty() {
-            self.outcomes.lock().append(outcomes);
+            self.left.lock().outcomes.append(outcomes);
             self.arrived.notify_one();
         }
     }
 
+    /// What these permits were taken for is done; its outcomes were pushed.
+    fn settle(&self, permits: usize) {
+        self.left.lock().permits += permits;
+        self.arrived.notify_one();
+    }
+
+    /// Outcomes have been written to the client.
+    pub(crate) fn delivered(&self, permits: usize) {
+        self.window.add_permits(permits);
+    }
+
     /// Waits until there is something, then takes all of it.
-    pub(crate) async fn take(&self) -> Vec<Outcome> {
+    pub(crate) async fn take(&self) -> Left {
         loop {
-            let taken = std::mem::take(&mut *self.outcomes.lock());
-            if !taken.is_empty() {
+            let taken = std::mem::take(&mut *self.left.lock());
+            if !taken.outcomes.is_empty() || taken.permits > 0 {
                 return taken;
             }
             self.arrived.notified().await;

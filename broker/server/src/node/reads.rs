@@ -11,6 +11,7 @@ use anabranch_storage::log::{Chunk, Filter};
 use anabranch_storage::tables::{KeyRange, Page};
 use bytes::Bytes;
 
+use super::subscription::unreadable_batch;
 use super::{Error, Running, error};
 
 /// Longest that a read waits when it does not say how long.
@@ -303,7 +304,13 @@ fn each_record(
         else {
             continue;
         };
-        let records = batch.records()?;
+        let records = match batch.records() {
+            Ok(records) => records,
+            Err(error) => {
+                unreadable_batch(commit, &error);
+                continue;
+            }
+        };
         for record in records.iter() {
             let record = record?;
             each(

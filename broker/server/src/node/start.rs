@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
 use super::metrics::WriterMetrics;
+use super::subscription::SNAPSHOTS;
 use super::tail::Tail;
 use super::upkeep::{Chore, Upkeep};
 use super::writer::{Request, Writer};
@@ -195,7 +196,8 @@ fn run(
         tail: Arc::clone(&running.tail),
         applier: runs_in,
         metrics: WriterMetrics::register(),
-        disk_full: Arc::clone(&running.disk_full),
+        no_segment: Arc::clone(&running.no_segment),
+        streams: running.tables.clone(),
     };
     let writer = spawn("log-writer", {
         let phase = Arc::clone(&node.phase);
@@ -274,7 +276,9 @@ fn new_running(
         inbox: parking_lot::Mutex::new(Some(inbox)),
         in_flight: Arc::new(Semaphore::new(in_flight_limit)),
         in_flight_limit,
-        disk_full: Arc::default(),
+        disk_full: AtomicBool::new(false),
+        no_segment: Arc::default(),
+        snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
         disk_free: AtomicU64::new(data_dir.free_bytes().unwrap_or(u64::MAX)),
         disk_reserve: reserve(config, data_dir.path()),
         data_dir: data_dir.path().display().to_string(),

@@ -117,10 +117,23 @@ impl Running {
     }
 
     /// Deletes a stream with its rows; its records go when their segments are cleaned.
-    pub(crate) async fn delete_stream(&self, name: &str) -> Result<(), Error> {
+    ///
+    /// It goes on to its end even if whoever asked for it goes away.
+    pub(crate) async fn delete_stream(self: &Arc<Self>, name: &str) -> Result<(), Error> {
+        let (running, name) = (Arc::clone(self), name.to_owned());
+        tokio::spawn(async move { running.delete_to_the_end(&name).await })
+            .await
+            .map_err(|_| error::internal("deleting a stream panicked"))?
+    }
+
+    async fn delete_to_the_end(&self, name: &str) -> Result<(), Error> {
         let _one_at_a_time = self.defining.lock().await;
         let held = self.writable_stream(name)?;
         self.write_definition(&held.name, None).await?;
+        // The writer refuses publishes to it from here on; what it took before is durable after
+        // this, and dropped with the rest.
+        self.pass_the_writer().await;
+        self.trims.lock().remove(&held.id());
         self.drop_records(held.id()).await;
         // Those who follow it must notice that it is gone.
         self.tail.wake_all();

@@ -3,10 +3,13 @@
 //! It reads from the shared tail while it keeps up and from the log while it does not. Nothing is
 //! queued for it: a subscriber that stops asking costs nothing but its place.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anabranch_core::batch::Record;
+use anabranch_core::batch::{BatchError, Record};
 use anabranch_core::frame::{Commit, CommitPart};
 use anabranch_core::id::{Offset, PartitionId, Position};
 use anabranch_core::partitioner::partition_of;
@@ -18,6 +21,7 @@ use anabranch_protocol::ws::KeyFilter;
 use anabranch_storage::log::Filter;
 use anabranch_storage::tables::Page;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use super::tail::{Delivered, Look, StreamTail};
 use super::{Error, Running, error};
@@ -27,6 +31,12 @@ const STEP_BYTES: usize = 1024 * 1024;
 
 /// Pages of a table that are read ahead of a subscriber.
 const PAGES_AHEAD: usize = 2;
+
+/// How long a subscriber may take for a page. Meanwhile a moment of the table is held for it.
+const ROWS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Tables that are read whole at the same time; more wait for their turn.
+pub(super) const SNAPSHOTS: usize = 4;
 
 /// What to follow.
 #[derive(Clone, Debug)]
@@ -139,8 +149,7 @@ impl Subscription {
     pub(crate) fn start(running: &Arc<Running>, request: &SubscribeRequest) -> Result<Self, Error> {
         let definition = running.stream(&request.stream)?;
         let selection = Selection::new(&definition, request)?;
-        let tail = running.tail.follow(definition.id());
-        let changed = tail.subscribe();
+        let (tail, changed) = running.tail.follow(definition.id());
         let mut subscription = Self {
             running: Arc::clone(running),
             selection,
@@ -177,7 +186,8 @@ impl Subscription {
             From::Time(ms) => self.position = reader.at_timestamp(*ms).max(self.earliest()),
             From::Table if self.definition.merge == MergeMode::Append => {
                 self.position = self.earliest();
-                self.live_at = Some(reader.next_position());
+                // The tail's end, not the log's: what lies between is about to be pushed.
+                self.live_at = Some(self.running.tail.next());
             }
             From::Table => self.stage = Stage::Rows(self.read_table()),
             From::Cursor(text) => {
@@ -224,24 +234,40 @@ impl Subscription {
         let prefix = self.selection.row_prefix();
         let selection = self.selection.clone();
         let partitions = self.definition.partitions;
-        tokio::task::spawn_blocking(move || {
-            let target = running.reader.next_position();
-            let handle = tokio::runtime::Handle::current();
-            handle.block_on(running.wait_applied(target));
-            let result = running.tables.snapshot(stream, &prefix, &mut |mut page| {
-                page.rows
-                    .retain(|(key, _)| selection.wants_row(key, partitions));
-                match sender.blocking_send(RowsEvent::Page(page)) {
-                    Ok(()) => std::ops::ControlFlow::Continue(()),
-                    Err(_) => std::ops::ControlFlow::Break(()),
+        let handle = tokio::runtime::Handle::current();
+        tokio::spawn(async move {
+            // Each holds a thread and a moment of the table, so only so many read at once.
+            let permit = Arc::clone(&running.snapshots).acquire_owned().await;
+            running.wait_applied(running.reader.next_position()).await;
+            let read = move || {
+                let too_slow = Cell::new(false);
+                let pass_on = |event| {
+                    let sent = handle.block_on(timeout(ROWS_PATIENCE, sender.send(event)));
+                    too_slow.set(too_slow.get() || sent.is_err());
+                    match sent {
+                        Ok(Ok(())) => ControlFlow::Continue(()),
+                        // Too slow, or the subscriber has left.
+                        Err(_) | Ok(Err(_)) => ControlFlow::Break(()),
+                    }
+                };
+                let result = running.tables.snapshot(stream, &prefix, &mut |mut page| {
+                    page.rows
+                        .retain(|(key, _)| selection.wants_row(key, partitions));
+                    pass_on(RowsEvent::Page(page))
+                });
+                let last = match result {
+                    Ok(position) => RowsEvent::End(position),
+                    Err(error) => RowsEvent::Failed(error::tables(&error)),
+                };
+                // Without an end the subscriber is told that it was too slow.
+                if !too_slow.get() {
+                    let _ = pass_on(last);
                 }
-            });
-            let last = match result {
-                Ok(position) => RowsEvent::End(position),
-                Err(error) => RowsEvent::Failed(error::tables(&error)),
+                drop(permit);
             };
-            // The subscriber may have left.
-            let _ = sender.blocking_send(last);
+            if tokio::task::spawn_blocking(read).await.is_err() {
+                tracing::error!("reading a table panicked");
+            }
         });
         receiver
     }
@@ -341,7 +367,13 @@ impl Subscription {
                 Ok(Some(Event::Live(self.cursor()?)))
             }
             Some(RowsEvent::Failed(error)) => Err(error),
-            None => Err(error::internal("the reader of the table ended early")),
+            None => Err(Error::new(
+                Code::SlowSubscriber,
+                format!(
+                    "rows of the table were not taken for {} s; begin again from the table",
+                    ROWS_PATIENCE.as_secs()
+                ),
+            )),
         }
     }
 
@@ -413,6 +445,13 @@ fn read_delivered(
     Ok((frames, chunk.next))
 }
 
+/// A compressed batch that its producer filled with something else than records. Nobody can read
+/// it, so it is left out, and must not keep anybody from what follows.
+pub(crate) fn unreadable_batch(commit: &Commit, error: &BatchError) {
+    metrics::counter!("anabranch_unreadable_batches_total").increment(1);
+    tracing::debug!(%error, position = %commit.position, "a batch does not inflate and is left out");
+}
+
 /// One record that a subscriber wants, with its place.
 pub(crate) struct Selected<'a> {
     pub(crate) partition: PartitionId,
@@ -439,7 +478,13 @@ pub(crate) fn each_selected(
             continue;
         }
         let Some(batch) = &part.batch else { continue };
-        let records = batch.records().map_err(Error::from)?;
+        let records = match batch.records() {
+            Ok(records) => records,
+            Err(error) => {
+                unreadable_batch(commit, &error);
+                continue;
+            }
+        };
         for record in records.iter() {
             let record = record.map_err(Error::from)?;
             let index = part.first_index + record.offset_delta;

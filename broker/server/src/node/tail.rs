@@ -36,8 +36,12 @@ pub(crate) struct MessageKey {
     pub(crate) shape: u8,
 }
 
-/// Most shapes of one frame that are kept; beyond, subscribers encode for themselves.
-const MAX_SHAPES: usize = 8;
+/// Messages of one frame are kept while they are together at most so many times as large as the
+/// frame; beyond, subscribers encode for themselves. Inflated records may be much larger.
+const SHARED_PER_FRAME: usize = 2;
+
+/// Messages of tiny frames are mostly names and cursor.
+const SHARED_AT_LEAST: usize = 4 * 1024;
 
 impl Delivered {
     pub(crate) fn new(
@@ -56,6 +60,10 @@ impl Delivered {
 
     pub(crate) fn position(&self) -> Position {
         self.commit.position
+    }
+
+    fn most_shared(&self) -> usize {
+        SHARED_AT_LEAST.max(SHARED_PER_FRAME * self.commit.size())
     }
 
     /// Everything in the log up to and including this frame.
@@ -86,22 +94,21 @@ impl Delivered {
     }
 
     /// The message of this shape, made by the first who asks; `None` when there is nothing to say.
-    pub(crate) fn message<E>(
+    pub(crate) fn message(
         &self,
         key: MessageKey,
-        encode: impl FnOnce() -> Result<Option<Bytes>, E>,
-    ) -> Result<Option<Bytes>, E> {
+        encode: impl FnOnce() -> Option<Bytes>,
+    ) -> Option<Bytes> {
         let mut shared = self.shared.lock();
         if let Some((_, message)) = shared.iter().find(|(held, _)| *held == key) {
-            return Ok(Some(message.clone()));
+            return Some(message.clone());
         }
         let message = encode()?;
-        if let Some(message) = &message
-            && shared.len() < MAX_SHAPES
-        {
+        let held: usize = shared.iter().map(|(_, held)| held.len()).sum();
+        if held + message.len() <= self.most_shared() {
             shared.push((key, message.clone()));
         }
-        Ok(message)
+        Some(message)
     }
 }
 
@@ -129,10 +136,6 @@ pub(crate) enum Look {
 }
 
 impl StreamTail {
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Position> {
-        self.changed.subscribe()
-    }
-
     /// The frames from `from` on, up to about `max_bytes`.
     pub(crate) fn look(&self, from: Position, max_bytes: usize) -> Look {
         let ring = self.ring.read();
@@ -199,11 +202,14 @@ impl Tail {
         }
     }
 
-    /// The tail of a stream; it keeps frames from now on.
-    pub(crate) fn follow(&self, stream: StreamId) -> Arc<StreamTail> {
-        if let Some(tail) = self.streams.read().get(&stream) {
-            return Arc::clone(tail);
+    /// The tail of a stream; it keeps frames from now on, for as long as the receiver lives.
+    pub(crate) fn follow(&self, stream: StreamId) -> (Arc<StreamTail>, watch::Receiver<Position>) {
+        let streams = self.streams.read();
+        if let Some(tail) = streams.get(&stream) {
+            // Under the lock, so that no sweep comes between.
+            return (Arc::clone(tail), tail.changed.subscribe());
         }
+        drop(streams);
         // The lock on the order keeps frames from slipping in between floor and ring.
         let order = self.order.lock();
         let mut streams = self.streams.write();
@@ -216,7 +222,13 @@ impl Tail {
                 changed: watch::Sender::new(order.next),
             })
         };
-        Arc::clone(streams.entry(stream).or_insert_with(fresh))
+        let tail = streams.entry(stream).or_insert_with(fresh);
+        (Arc::clone(tail), tail.changed.subscribe())
+    }
+
+    /// Every frame before this has been pushed.
+    pub(crate) fn next(&self) -> Position {
+        self.order.lock().next
     }
 
     /// Everything that is durable, as a vector.
@@ -274,7 +286,7 @@ impl Tail {
             }
             ring.frames.push_back(Arc::clone(&delivered));
             drop(ring);
-            let bytes = commit.size();
+            let bytes = commit.size() + delivered.most_shared();
             order.bytes += bytes;
             order.frames.push_back((Arc::clone(tail), bytes));
             if !touched.iter().any(|held| Arc::ptr_eq(held, tail)) {
@@ -287,7 +299,11 @@ impl Tail {
     pub(crate) fn sweep(&self) {
         let mut order = self.order.lock();
         let mut streams = self.streams.write();
+        let before = streams.len();
         streams.retain(|_, tail| tail.changed.receiver_count() > 0);
+        if streams.len() == before {
+            return;
+        }
         let kept = |tail: &Arc<StreamTail>| streams.values().any(|held| Arc::ptr_eq(held, tail));
         order.frames.retain(|(tail, _)| kept(tail));
         order.bytes = order.frames.iter().map(|(_, bytes)| bytes).sum();

@@ -207,6 +207,8 @@ impl Running {
     /// When there is no such stream.
     pub(crate) async fn trim_stream(&self, name: &str, before_ms: u64) -> Result<(), Error> {
         let definition = self.stream(name)?;
+        // A time to come would drop what is published until then.
+        let before_ms = before_ms.min(wall_clock_ms());
         let mut trims = self.trims.lock();
         let held = trims.entry(definition.id()).or_default();
         *held = before_ms.max(*held);

@@ -9,15 +9,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anabranch_core::frame::Commit;
 use anabranch_core::id::{Origin, Sequence};
-use anabranch_core::sequencer::{OpenFrame, Placed, Sequencer};
+use anabranch_core::sequencer::{OpenFrame, Placed, Publish, Sequencer};
+use anabranch_protocol::error::Code;
 use anabranch_protocol::ws::Durability;
 use anabranch_storage::durable::Durable;
 use anabranch_storage::log::{Log, WriteError};
-use crossbeam_channel::{Receiver, Sender};
+use anabranch_storage::tables::{StreamMap, Tables};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use tokio::sync::oneshot;
 
 use super::metrics::WriterMetrics;
 use super::publish::{Ack, AckRow, AckSink, Budget, Numbered, Outcome, Reply, Submission};
@@ -28,6 +31,9 @@ use super::{Error, error, wall_clock_ms};
 /// full rate; four times that keeps latency in the milliseconds under overload.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
 
+/// How often the next segment is tried again when there was no room for it.
+const ROLL_AGAIN: Duration = Duration::from_secs(1);
+
 /// A run of durable frames on its way to the tables.
 pub(crate) type Run = Vec<Durable<Arc<Commit>>>;
 
@@ -35,6 +41,8 @@ pub(crate) type Run = Vec<Durable<Arc<Commit>>>;
 pub(crate) enum Request {
     /// Append these.
     Publish(Submission),
+    /// Say so once everything that came before is durable.
+    Pass(oneshot::Sender<()>),
     /// Append what came before this, then end.
     Stop,
 }
@@ -46,8 +54,10 @@ pub(crate) struct Writer {
     pub(crate) tail: Arc<Tail>,
     pub(crate) applier: Sender<Run>,
     pub(crate) metrics: WriterMetrics,
-    /// Publishes are refused while it is set; upkeep clears it.
-    pub(crate) disk_full: Arc<AtomicBool>,
+    /// Set while there is no room for the next segment; publishes are refused meanwhile.
+    pub(crate) no_segment: Arc<AtomicBool>,
+    /// Says which streams there are.
+    pub(crate) streams: Tables,
 }
 
 /// A publish whose group is not durable yet.
@@ -73,6 +83,7 @@ struct Gathered {
     frames: Vec<Sequence>,
     budgets: Vec<Budget>,
     placed: Vec<Placed>,
+    passed: Vec<oneshot::Sender<()>>,
     stop: bool,
 }
 
@@ -82,7 +93,17 @@ impl Writer {
     pub(crate) fn run(mut self, failed: &dyn Fn(&str)) {
         let mut gathered = Gathered::default();
         while !gathered.stop {
-            let Ok(first) = self.inbox.recv() else { break };
+            let first = match self.next_request() {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Err(reason) = self.roll() {
+                        failed(&reason);
+                        return refuse_until_stopped(&self.inbox, &reason);
+                    }
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             if let Err(reason) = self.one_group(first, &mut gathered) {
                 failed(&reason);
                 gathered.refuse_all(&reason);
@@ -95,11 +116,26 @@ impl Writer {
         }
     }
 
+    /// Waits for work; while there is no room for the next segment, only so long until it is time
+    /// to try again.
+    fn next_request(&self) -> Result<Request, RecvTimeoutError> {
+        match self.no_segment.load(Ordering::Relaxed) {
+            false => self
+                .inbox
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
+            true => self.inbox.recv_timeout(ROLL_AGAIN),
+        }
+    }
+
     fn one_group(&mut self, first: Request, gathered: &mut Gathered) -> Result<(), String> {
         self.gather(first, gathered);
-        gathered.tell(self.sequencer.origin(), Durability::Memory);
         let started = Instant::now();
         let bytes = self.log.pending_bytes();
+        self.log.write().map_err(|error| error.to_string())?;
+        // With the operating system, if not on the disk: what a killed process wrote is found
+        // again at the next start, so the place in the log that this names is not given twice.
+        gathered.tell(self.sequencer.origin(), Durability::Memory);
         let run = self.log.sync().map_err(|error| error.to_string())?;
         self.metrics.group(started.elapsed(), bytes, &run);
         self.tail.push(&run);
@@ -108,7 +144,7 @@ impl Writer {
         if !run.is_empty() && self.applier.send(run).is_err() {
             return Err("the applier ended".to_owned());
         }
-        if self.log.wants_roll() {
+        if self.log.wants_roll() && !self.no_segment.load(Ordering::Relaxed) {
             self.roll()?;
         }
         Ok(())
@@ -118,9 +154,12 @@ impl Writer {
     /// is on its way still goes into this one.
     fn roll(&mut self) -> Result<(), String> {
         match self.log.roll(self.sequencer.checkpoint()) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.no_segment.store(false, Ordering::Relaxed);
+                Ok(())
+            }
             Err(error @ WriteError::NoSpace { .. }) => {
-                if !self.disk_full.swap(true, Ordering::Relaxed) {
+                if !self.no_segment.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, "disk full: writes are refused");
                 }
                 Ok(())
@@ -136,8 +175,10 @@ impl Writer {
             sequencer,
             log,
             inbox,
+            streams,
             ..
         } = self;
+        let streams = streams.streams();
         let mut frame = sequencer.open();
         let mut bytes = 0;
         let mut next = Some(first);
@@ -145,8 +186,9 @@ impl Writer {
             match request {
                 Request::Publish(submission) => {
                     bytes += submission.budget.permits;
-                    frame = add_submission(frame, log, submission, gathered);
+                    frame = add_submission(frame, log, &streams, submission, gathered);
                 }
+                Request::Pass(passed) => gathered.passed.push(passed),
                 Request::Stop => gathered.stop = true,
             }
             next = match gathered.stop || bytes >= GROUP_BYTES {
@@ -158,12 +200,24 @@ impl Writer {
     }
 }
 
+/// A surface has checked the publish against the streams of its time; the stream may be gone since.
+fn still_there(streams: &StreamMap, publish: &Publish) -> Result<(), Error> {
+    match streams.get(publish.stream) {
+        Some(definition) if publish.partition.get() < definition.partitions => Ok(()),
+        _ => Err(Error::new(
+            Code::NoSuchStream,
+            "the stream was deleted while the publish was on its way; create it, then publish again",
+        )),
+    }
+}
+
 /// Nobody waits for an answer that never comes.
 fn refuse_until_stopped(inbox: &Receiver<Request>, reason: &str) {
     let error = error::failed(reason);
     for request in inbox {
         match request {
             Request::Publish(submission) => refuse(submission, &error),
+            Request::Pass(_) => {}
             Request::Stop => break,
         }
     }
@@ -200,6 +254,7 @@ fn turn<'a>(frame: OpenFrame<'a>, log: &mut Log, gathered: &mut Gathered) -> Ope
 fn add_submission<'a>(
     mut frame: OpenFrame<'a>,
     log: &mut Log,
+    streams: &StreamMap,
     submission: Submission,
     gathered: &mut Gathered,
 ) -> OpenFrame<'a> {
@@ -224,6 +279,13 @@ fn add_submission<'a>(
             (None, None) => continue,
         };
         let group = publish.group.as_slice();
+        if let Err(error) = group
+            .iter()
+            .try_for_each(|publish| still_there(streams, publish))
+        {
+            answer.refuse(error);
+            continue;
+        }
         if !frame.has_room(publish.group.bytes(), group.len()) {
             frame = turn(frame, log, gathered);
         }
@@ -306,6 +368,10 @@ impl Gathered {
         self.rows.clear();
         self.frames.clear();
         self.budgets.clear();
+        for passed in self.passed.drain(..) {
+            // Whoever waited may have given up.
+            let _ = passed.send(());
+        }
     }
 }
 

@@ -187,7 +187,7 @@ impl Delivery {
         for frame in frames {
             let skip = self.subscription.skip_in(frame);
             last = Some(frame);
-            let Some(message) = self.message(frame, skip)? else {
+            let Some(message) = self.message(frame, skip) else {
                 continue;
             };
             bytes += message.len();
@@ -213,7 +213,7 @@ impl Delivery {
     }
 
     /// The message of a frame; `None` when nothing of it is selected.
-    fn message(&self, frame: &Delivered, skip: u32) -> Result<Option<Bytes>, Error> {
+    fn message(&self, frame: &Delivered, skip: u32) -> Option<Bytes> {
         let shape = self.shape;
         let definition = self.subscription.definition();
         let selection = self.subscription.selection();
@@ -240,13 +240,13 @@ impl Delivery {
             }
         }
         let room = self.outbox.room_for(bytes);
-        let Ok(permits) = tokio::time::timeout(self.patience.with_full_buffer, room).await else {
+        let Ok(room) = tokio::time::timeout(self.patience.with_full_buffer, room).await else {
             return Err(End::TooSlow(self.full_buffer()));
         };
         self.credit.spend(bytes);
         let piece = Piece {
             messages,
-            permits,
+            room: Some(room),
             ping: false,
         };
         self.outbox.push(piece).await?;

@@ -5,7 +5,7 @@ use anabranch_protocol::codec::{Codec, DeliverEncoder, DeliverHead, PartHead};
 use anabranch_protocol::ws::{ErrorMessage, Format, ServerMessage, SubscriptionId};
 use bytes::Bytes;
 
-use crate::node::{Delivered, Error, Selection};
+use crate::node::{Delivered, Error, Selection, unreadable_batch};
 
 /// Encodes a message that is not worth a way of its own.
 pub(super) fn server(codec: Codec, message: &ServerMessage<'_>) -> Bytes {
@@ -59,7 +59,7 @@ impl Shape {
         definition: &StreamDefinition,
         selection: &Selection,
         skip: u32,
-    ) -> Result<Option<Bytes>, Error> {
+    ) -> Option<Bytes> {
         let stream = definition.id();
         let parts = frame.commit.parts.iter();
         let wanted = parts.filter(|part| {
@@ -75,14 +75,14 @@ impl Shape {
                 offset: part.base_offset,
                 index: part.first_index,
             };
-            match self.format {
-                Format::Batch => encoder.batch(&head, batch),
-                Format::Records => {
-                    encoder.records(&head, batch, selection.keys(), skip)?;
-                }
+            // Of a batch that was delivered in part, only the rest.
+            if self.format == Format::Batch && part.first_index >= skip {
+                encoder.batch(&head, batch);
+            } else if let Err(error) = encoder.records(&head, batch, selection.keys(), skip) {
+                unreadable_batch(&frame.commit, &error);
             }
         }
-        Ok((encoder.parts() > 0).then(|| Bytes::from(encoder.finish())))
+        (encoder.parts() > 0).then(|| Bytes::from(encoder.finish()))
     }
 
     /// A message without records: only how far the subscription is.

@@ -33,22 +33,23 @@ pub(super) async fn serve(node: &Arc<Node>, socket: WebSocketStream<TcpStream>, 
     let limits = node.limits();
     let (sink, stream) = socket.split();
     let (outbox, pieces) = Outbox::new(limits.subscriber_buffer_bytes.in_memory());
-    let acks = Arc::new(AckSink::default());
+    let window = limits.connection_in_flight_bytes.in_memory();
+    let acks = Arc::new(AckSink::new(window));
     let running = node.running().map(Arc::clone);
     let tokens = running.as_ref().ok().map(|running| Tokens::of(running));
-    let writing = tokio::spawn(outbound::run(
+    let mut writing = tokio::spawn(outbound::run(
         sink,
         codec,
         pieces,
         outbox.clone(),
         Arc::clone(&acks),
         tokens,
+        2 * limits.slow_subscriber_seconds,
     ));
     match running {
         Ok(running) => {
-            let window = limits.connection_in_flight_bytes.in_memory();
             let mut session = Session {
-                publisher: Publisher::new(Arc::clone(&running), acks, window),
+                publisher: Publisher::new(Arc::clone(&running), acks),
                 node: Arc::clone(node),
                 running,
                 stream,
@@ -58,7 +59,15 @@ pub(super) async fn serve(node: &Arc<Node>, socket: WebSocketStream<TcpStream>, 
                 greeted: false,
                 ended: false,
             };
-            if let Err(reason) = session.run().await {
+            let ended = tokio::select! {
+                ended = session.run() => ended,
+                // Nothing can be said to the client any more.
+                _ = &mut writing => {
+                    session.abandon();
+                    return;
+                }
+            };
+            if let Err(reason) = ended {
                 session.outbox.end(reason);
             }
             session.abandon();

@@ -7,19 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_protocol::codec::Codec;
+use anabranch_protocol::error::{Code, Problem};
 use anabranch_protocol::ws::{ErrorMessage, ServerMessage};
 use bytes::Bytes;
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message, Utf8Bytes};
 
 use super::acks;
-use crate::node::AckSink;
+use crate::node::{AckSink, Left};
 
 /// How long a connection that is being closed may take to accept the reason.
 const CLOSING_BUDGET: Duration = Duration::from_secs(5);
@@ -33,8 +35,8 @@ type Socket = SplitSink<WebSocketStream<TcpStream>, Message>;
 #[derive(Debug, Default)]
 pub(super) struct Piece {
     pub(super) messages: Vec<Bytes>,
-    /// Taken from [`Outbox::room`]; given back once they are written.
-    pub(super) permits: usize,
+    /// Its share of [`Outbox::room`]; given back once the messages are written.
+    pub(super) room: Option<OwnedSemaphorePermit>,
     /// Asks the client for a sign of life.
     pub(super) ping: bool,
 }
@@ -86,16 +88,14 @@ impl Outbox {
         self.pieces.send(piece).await.map_err(|_| Gone)
     }
 
-    /// Waits for room for this many bytes of deliveries; returns the permits taken.
-    pub(super) async fn room_for(&self, bytes: usize) -> usize {
+    /// Waits for room for this many bytes of deliveries.
+    pub(super) async fn room_for(&self, bytes: usize) -> OwnedSemaphorePermit {
         let permits = bytes.clamp(1, self.room_bytes);
         let wanted = u32::try_from(permits).expect("buffers are below 4 GiB");
-        self.room
-            .acquire_many(wanted)
+        Arc::clone(&self.room)
+            .acquire_many_owned(wanted)
             .await
             .expect("the semaphore is never closed")
-            .forget();
-        permits
     }
 
     /// Ends the connection: what is queued may not reach the client any more, the reason is tried.
@@ -113,63 +113,101 @@ pub(super) async fn run(
     outbox: Outbox,
     acks: Arc<AckSink>,
     tokens: Option<acks::Tokens>,
+    patience: Duration,
 ) {
     let mut writer = Writer {
         socket,
         codec,
-        room: outbox.room,
-        written: 0,
+        acks,
+        tokens,
+        written: Vec::new(),
+        acked: 0,
     };
     let end = outbox.end;
     drop(outbox.pieces);
     let reason = tokio::select! {
         biased;
         () = end.set.notified() => end.reason.lock().take(),
-        // The inbound side is gone, or the socket is.
-        _ = writer.pass_on(pieces, &acks, tokens) => None,
+        reason = writer.pass_on(pieces, patience) => reason,
     };
+    // Whoever gives the reason also lets go of the pieces, so both branches may have been ready.
+    let reason = reason.or_else(|| end.reason.lock().take());
     if let Some(reason) = reason {
-        let _ = tokio::time::timeout(CLOSING_BUDGET, writer.close(reason)).await;
+        let _ = timeout(CLOSING_BUDGET, writer.close(reason)).await;
     } else {
-        let _ = tokio::time::timeout(CLOSING_BUDGET, writer.socket.close()).await;
+        let _ = timeout(CLOSING_BUDGET, writer.socket.close()).await;
     }
 }
 
 struct Writer {
     socket: Socket,
     codec: Codec,
-    room: Arc<Semaphore>,
-    /// Permits of what is in the socket's buffer.
-    written: usize,
+    acks: Arc<AckSink>,
+    tokens: Option<acks::Tokens>,
+    /// The room of what is in the socket's buffer.
+    written: Vec<OwnedSemaphorePermit>,
+    /// Permits of the window whose outcomes are in the socket's buffer.
+    acked: usize,
+}
+
+/// What there is to write.
+enum Work {
+    Outcomes(Left),
+    Piece(Piece),
+    /// The inbound side is gone.
+    Nothing,
 }
 
 impl Writer {
+    /// Writes until there is nothing more to come, or the client reads nothing for `patience`.
     async fn pass_on(
         &mut self,
         mut pieces: mpsc::Receiver<Piece>,
-        acks: &AckSink,
-        tokens: Option<acks::Tokens>,
-    ) -> Result<(), SocketError> {
+        patience: Duration,
+    ) -> Option<ErrorMessage> {
         loop {
-            tokio::select! {
+            let work = tokio::select! {
                 biased;
-                outcomes = acks.take() => {
-                    let Some(tokens) = tokens else { continue };
-                    for message in acks::encode(self.codec, outcomes, tokens) {
-                        self.feed(message).await?;
-                    }
-                }
-                piece = pieces.recv() => match piece {
-                    Some(piece) => self.feed_piece(piece).await?,
-                    None => return Ok(()),
-                },
+                left = self.acks.take() => Work::Outcomes(left),
+                piece = pieces.recv() => piece.map_or(Work::Nothing, Work::Piece),
+            };
+            match timeout(patience, self.write(work, &mut pieces)).await {
+                Ok(Ok(true)) => {}
+                // The socket is gone, or all is said.
+                Ok(_) => return None,
+                Err(_) => return Some(reads_nothing(patience).into()),
             }
-            while let Ok(piece) = pieces.try_recv() {
-                self.feed_piece(piece).await?;
-            }
-            self.socket.flush().await?;
-            self.room.add_permits(std::mem::take(&mut self.written));
         }
+    }
+
+    async fn write(
+        &mut self,
+        work: Work,
+        pieces: &mut mpsc::Receiver<Piece>,
+    ) -> Result<bool, SocketError> {
+        match work {
+            Work::Outcomes(left) => self.feed_outcomes(left).await?,
+            Work::Piece(piece) => self.feed_piece(piece).await?,
+            Work::Nothing => return Ok(false),
+        }
+        while let Ok(piece) = pieces.try_recv() {
+            self.feed_piece(piece).await?;
+        }
+        self.socket.flush().await?;
+        self.written.clear();
+        self.acks.delivered(std::mem::take(&mut self.acked));
+        Ok(true)
+    }
+
+    async fn feed_outcomes(&mut self, left: Left) -> Result<(), SocketError> {
+        self.acked += left.permits;
+        let Some(tokens) = self.tokens else {
+            return Ok(());
+        };
+        for message in acks::encode(self.codec, left.outcomes, tokens) {
+            self.feed(message).await?;
+        }
+        Ok(())
     }
 
     async fn feed_piece(&mut self, piece: Piece) -> Result<(), SocketError> {
@@ -179,7 +217,7 @@ impl Writer {
         for message in piece.messages {
             self.feed(message).await?;
         }
-        self.written += piece.permits;
+        self.written.extend(piece.room);
         Ok(())
     }
 
@@ -203,6 +241,16 @@ impl Writer {
         self.socket.send(Message::Close(Some(frame))).await?;
         self.socket.close().await
     }
+}
+
+fn reads_nothing(patience: Duration) -> Problem {
+    Problem::new(
+        Code::SlowSubscriber,
+        format!(
+            "what was sent was not read for {} s; connect again and go on",
+            patience.as_secs()
+        ),
+    )
 }
 
 async fn feed<S>(socket: &mut S, codec: Codec, message: Bytes) -> Result<(), SocketError>

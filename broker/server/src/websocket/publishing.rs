@@ -10,7 +10,6 @@ use anabranch_protocol::error::Problem;
 use anabranch_protocol::record::{Placement, build_batches};
 use anabranch_protocol::ws::{self, Payload};
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 
 use crate::node::{
     AckSink, Group, Numbered, Running, StreamMap, check_batch, check_keys, check_partition,
@@ -27,8 +26,6 @@ const BATCH_BYTES: usize = 512 * 1024;
 pub(super) struct Publisher {
     running: Arc<Running>,
     sink: Arc<AckSink>,
-    window: Arc<Semaphore>,
-    window_bytes: usize,
     gathered: Vec<Numbered>,
     gathered_bytes: usize,
     /// The stream that was published to last, as of this state of all streams.
@@ -38,12 +35,10 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(running: Arc<Running>, sink: Arc<AckSink>, window_bytes: usize) -> Self {
+    pub(super) fn new(running: Arc<Running>, sink: Arc<AckSink>) -> Self {
         Self {
             running,
             sink,
-            window: Arc::new(Semaphore::new(window_bytes)),
-            window_bytes,
             gathered: Vec::new(),
             gathered_bytes: 0,
             last: None,
@@ -107,7 +102,7 @@ impl Publisher {
         let publishes = std::mem::take(&mut self.gathered);
         let ids: Vec<u64> = publishes.iter().map(|publish| publish.id).collect();
         self.running
-            .submit(publishes, &self.sink, &self.window, self.window_bytes)
+            .submit(publishes, &self.sink)
             .await
             .map_err(|problem| (ids, problem))
     }

@@ -59,6 +59,8 @@ pub struct Log {
     /// Entries that are not written yet, as they will lie in the file.
     group: Vec<u8>,
     pending: Vec<Pending>,
+    /// Whether the group is with the operating system already.
+    written: bool,
     /// First position that is not durable.
     durable: Position,
     poison: Option<String>,
@@ -145,6 +147,7 @@ impl Log {
             target,
             group: Vec::new(),
             pending: Vec::new(),
+            written: false,
             durable,
             poison: None,
         })
@@ -158,6 +161,7 @@ impl Log {
     pub fn append(&mut self, commit: Commit, now_ms: u64) {
         let next = self.durable.get() + super::fields::length(self.pending.len());
         assert_eq!(commit.position.get(), next, "positions are dense");
+        assert!(!self.written, "a group that is written is closed");
         let before = self.group.len();
         let seed = self.target.id.seed();
         entry::encode(&mut self.group, seed, &commit, now_ms, self.durable);
@@ -174,6 +178,22 @@ impl Log {
         self.group.len()
     }
 
+    /// Hands the group to the operating system, which is where it outlives this process. Once
+    /// written, a group is closed: [`Log::sync`] comes next.
+    ///
+    /// # Errors
+    /// As [`Log::sync`].
+    pub fn write(&mut self) -> Result<(), WriteError> {
+        self.check()?;
+        if self.pending.is_empty() || self.written {
+            return Ok(());
+        }
+        let written = self.target.file.write_at(&self.group, self.target.end);
+        self.poisoning("write", written)?;
+        self.written = true;
+        Ok(())
+    }
+
     /// Makes the group durable, with one write and one sync, and lets readers see it.
     ///
     /// # Errors
@@ -184,8 +204,8 @@ impl Log {
         if self.pending.is_empty() {
             return Ok(Vec::new());
         }
-        let written = self.target.file.write_at(&self.group, self.target.end);
-        self.poisoning("write", written)?;
+        self.write()?;
+        self.written = false;
         let synced = self.target.file.sync_data();
         self.poisoning("sync", synced)?;
         self.target.end += super::fields::length(self.group.len());

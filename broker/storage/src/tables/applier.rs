@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use anabranch_core::batch::Compression;
 use anabranch_core::frame::Commit;
 use anabranch_core::lww::{self, Folded, Row};
 use parking_lot::RwLockWriteGuard;
@@ -152,16 +153,25 @@ impl Drop for Applier {
     }
 }
 
-/// How many of these commits to fold under one lock.
+/// How many of these commits to fold under one lock. One that has to be inflated stays alone, since
+/// all that is folded together is in memory together.
 fn together(run: &[Durable<Arc<Commit>>]) -> usize {
     let mut writes = 0;
     for (n, commit) in run.iter().enumerate() {
+        if is_compressed(commit) {
+            return n.max(1);
+        }
         writes += commit.header.record_count();
         if writes >= RUN_WRITES {
             return n + 1;
         }
     }
     run.len()
+}
+
+fn is_compressed(commit: &Commit) -> bool {
+    let mut batches = commit.parts.iter().filter_map(|part| part.batch.as_ref());
+    batches.any(|batch| batch.compression() != Compression::None)
 }
 
 /// What is found out about the image before it is locked for writing.

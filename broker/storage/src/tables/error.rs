@@ -39,16 +39,6 @@ pub enum TablesError {
         /// What is wrong with it.
         source: BatchError,
     },
-    /// A record of a keyed stream has no key.
-    #[error(
-        "entry {position} of the log holds a record without a key for the keyed stream {stream}"
-    )]
-    KeyMissing {
-        /// Of the entry.
-        position: Position,
-        /// Of the record.
-        stream: StreamId,
-    },
     /// A row of the system stream is not the definition of a stream.
     #[error("the system stream defines {name:?} in a way that does not read: {what}")]
     Definition {

@@ -68,14 +68,22 @@ impl Part {
     }
 
     fn records(&self) -> impl Iterator<Item = Result<(&[u8], Record<'_>), TablesError>> {
-        self.records.iter().map(|record| {
-            let record = record.map_err(|source| self.malformed(source))?;
-            let missing = TablesError::KeyMissing {
-                position: self.position,
-                stream: self.stream,
-            };
-            Ok((record.key.ok_or(missing)?, record))
+        self.records.iter().filter_map(|record| match record {
+            Ok(record) => match record.key {
+                Some(key) => Some(Ok((key, record))),
+                None => {
+                    self.not_folded("a record without a key");
+                    None
+                }
+            },
+            Err(source) => Some(Err(self.malformed(source))),
         })
+    }
+
+    /// Surfaces refuse what has no row to go to, so this was published to a stream of the same name
+    /// that has been deleted since. Failing here would keep the broker from ever starting again.
+    fn not_folded(&self, what: &str) {
+        tracing::error!(stream = %self.stream, position = %self.position, what, "not folded into its table");
     }
 
     fn malformed(&self, source: BatchError) -> TablesError {
@@ -195,11 +203,14 @@ impl Opened {
             (MergeMode::Lww, Some(batch)) => batch,
             (MergeMode::Append, _) | (_, None) => return Ok(None),
         };
-        let records = Batch::records(batch).map_err(|source| TablesError::Batch {
-            position,
-            stream,
-            source,
-        })?;
+        let records = match Batch::records(batch) {
+            Ok(records) => records,
+            // See `Part::not_folded`.
+            Err(error) => {
+                tracing::error!(%stream, %position, %error, "a batch is not folded into its table");
+                return Ok(None);
+            }
+        };
         Ok(Some(Part {
             stream,
             position,
