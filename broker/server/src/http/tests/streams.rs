@@ -9,7 +9,7 @@ async fn a_stream_is_made_shown_changed_and_deleted() {
     let made = broker.call("POST", "/v1/streams", &[JSON], wish).await;
     assert_eq!(made.status, StatusCode::CREATED);
     assert_eq!(made.header("location"), "/v1/streams/orders");
-    expect![[r#"{"name":"orders","merge":"lww","partitions":2,"retention":{"max_age_seconds":null,"max_bytes":null,"compact":false},"regions":null,"offsets":[{"partition":0,"first":0,"next":0},{"partition":1,"first":0,"next":0}]}"#]]
+    expect![[r#"{"name":"orders","merge":"lww","partitions":2,"retention":{"max_age_seconds":null,"max_bytes":null,"compact":false},"regions":null,"offsets":[{"partition":0,"first":0,"next":0},{"partition":1,"first":0,"next":0}],"bytes":0}"#]]
     .assert_eq(made.text());
     let again = broker.call("POST", "/v1/streams", &[JSON], wish).await;
     assert_eq!(again.status, StatusCode::OK);
