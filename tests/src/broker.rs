@@ -97,6 +97,18 @@ impl Broker {
         child.wait().unwrap();
     }
 
+    /// Starts a broker and sends it a signal after a while, ready or not. Returns how it ended.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn start_and_signal(home: &Home, signal: Signal, after: Duration) -> ExitStatus {
+        let (mut child, _) = spawn(home, &[]);
+        tokio::time::sleep(after).await;
+        let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+        wait(&mut child).await
+    }
+
     /// Starts a broker with some flags and waits until it is ready, or has ended.
     ///
     /// # Errors

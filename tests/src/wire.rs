@@ -234,6 +234,21 @@ impl Wire {
         assert_eq!(message.message(), ServerMessage::Pong { id: 77 });
     }
 
+    /// Waits until so many publishes are acknowledged.
+    ///
+    /// # Panics
+    /// When one is not.
+    pub async fn acknowledged(&mut self, publishes: usize) {
+        let mut acknowledged = 0;
+        while acknowledged < publishes {
+            let message = self.next().await.unwrap();
+            match message.message() {
+                ServerMessage::Ack(ack) => acknowledged += ack.rows.len(),
+                other => panic!("expected an acknowledgement, got {other:?}"),
+            }
+        }
+    }
+
     /// Says goodbye.
     pub async fn close(mut self) {
         // Whether the other side hears it is not what is tested.

@@ -8,6 +8,7 @@
 //! | `openapi` | that the description of the HTTP interface is true |
 //! | `python` | a client in another language, from the protocol's description |
 //! | `real_data` | that the demo's data is what the source files say |
+//! | `stopping` | that a broker that is asked to stop leaves nothing in doubt |
 //! | `subscriptions` | where they start, what they select, how they go on |
 //! | `tables` | what reads see, and what becomes of rows |
 //! | `architecture` | that the code is built as `docs/ARCHITECTURE.md` says, and the documents are true |
@@ -21,5 +22,6 @@ mod crash;
 mod openapi;
 mod python;
 mod real_data;
+mod stopping;
 mod subscriptions;
 mod tables;

@@ -176,6 +176,13 @@ impl AckSink {
         self.window.add_permits(permits);
     }
 
+    /// Waits until every outcome has been written to the client.
+    pub(crate) async fn all_delivered(&self) {
+        let all = u32::try_from(self.window_bytes).expect("windows are below 4 GiB");
+        // The semaphore is never closed, and what was acquired is given back at once.
+        let _ = self.window.acquire_many(all).await;
+    }
+
     /// Waits until there is something, then takes all of it.
     pub(crate) async fn take(&self) -> Left {
         loop {

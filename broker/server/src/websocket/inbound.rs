@@ -28,6 +28,9 @@ use super::outbound::{self, Outbox, Piece};
 use super::publishing::Publisher;
 use crate::node::{AckSink, Error, Node, Phase, Running, SubscribeRequest};
 
+/// How long a connection that ends may take to write the answers to what it was sent.
+const ANSWERING_BUDGET: Duration = Duration::from_secs(5);
+
 /// Serves a connection until it ends.
 pub(super) async fn serve(node: &Arc<Node>, socket: WebSocketStream<TcpStream>, codec: Codec) {
     let limits = node.limits();
@@ -68,6 +71,14 @@ pub(super) async fn serve(node: &Arc<Node>, socket: WebSocketStream<TcpStream>, 
                 }
             };
             if let Err(reason) = ended {
+                // What was taken is answered, so that the client is left in no doubt.
+                tokio::select! {
+                    _ = timeout(ANSWERING_BUDGET, session.publisher.all_answered()) => {}
+                    _ = &mut writing => {
+                        session.abandon();
+                        return;
+                    }
+                }
                 session.outbox.end(reason);
             }
             session.abandon();

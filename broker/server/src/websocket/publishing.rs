@@ -46,6 +46,11 @@ impl Publisher {
         }
     }
 
+    /// Waits until everything that was passed on has been answered.
+    pub(super) async fn all_answered(&self) {
+        self.sink.all_delivered().await;
+    }
+
     /// Checks a publish and keeps it until [`Publisher::pass_on`].
     ///
     /// # Errors
