@@ -155,7 +155,19 @@ impl StreamDefinition {
             definition.retention = Retention::default().changed_by(retention)?;
         }
         definition.regions = regions(fields)?;
+        definition.check()?;
         Ok(definition)
+    }
+
+    /// What concerns more than one field.
+    fn check(&self) -> Result<(), BadDefinition> {
+        if self.retention.compact && self.merge == MergeMode::Append {
+            return Err(BadDefinition::Field {
+                field: "retention.compact",
+                expected: "false in a stream with merge \"append\", which has no keys to compact by",
+            });
+        }
+        Ok(())
     }
 
     /// This definition with the given fields changed.
@@ -180,6 +192,7 @@ impl StreamDefinition {
         if fields.contains_key("regions") {
             changed.regions = regions(fields)?;
         }
+        changed.check()?;
         Ok(changed)
     }
 
@@ -354,6 +367,10 @@ mod tests {
                 "retention.max_bytes must be",
             ),
             (r#"{"merge":"lww"}"#, "stream field name must be given"),
+            (
+                r#"{"name":"a","retention":{"compact":true}}"#,
+                "retention.compact must be false",
+            ),
             ("[]", "is a JSON object"),
         ];
         for (text, expected) in cases {

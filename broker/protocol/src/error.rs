@@ -112,6 +112,7 @@ codes! {
     TooManyConnections "AB2202" 503 retry "too many connections"
     NoCredit           "AB2203" 503 retry "credit never granted"
     TokenNotReached    "AB3101" 504 retry "token not reached in time"
+    Foreign            "AB4001" 403 final "refused for this origin or host"
     Internal           "AB5001" 500 final "internal error"
     LogDamaged         "AB5101" 500 final "log damaged"
     UnreadableRange    "AB5102" 500 final "unreadable range of the log"

@@ -14,6 +14,7 @@ use tower::Service;
 use tracing::{debug, warn};
 
 use crate::config::Limits;
+use crate::cross_site;
 use crate::refused::refused;
 
 /// Connections beyond the limit that may still ask for health and metrics.
@@ -79,15 +80,22 @@ impl Connections {
     fn serve(self: &Arc<Self>, stream: TcpStream, slot: OwnedSemaphorePermit, crowded: bool) {
         let (router, open, limit) = (self.router.clone(), self.open.clone(), self.limit);
         let slot = Arc::new(slot);
+        let loopback = stream
+            .local_addr()
+            .is_ok_and(|local| local.ip().is_loopback());
         let held = Arc::clone(&slot);
         let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
             let mut router = router.clone();
             // An upgraded connection keeps its slot for as long as it lives.
             request.extensions_mut().insert(Slot(Arc::clone(&held)));
-            let refuse = crowded && !answers_when_crowded(request.uri().path());
+            let crowded = crowded && !answers_when_crowded(request.uri().path());
+            let foreign = loopback.then(|| cross_site::check(request.headers()));
             async move {
-                if refuse {
+                if crowded {
                     return Ok(too_many(limit));
+                }
+                if let Some(Err(problem)) = foreign {
+                    return Ok(refused(&problem));
                 }
                 router.call(request).await
             }
@@ -95,8 +103,7 @@ impl Connections {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder
             .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
-            .pipeline_flush(true);
+            .header_read_timeout(self.header_timeout);
         let connection = builder
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();

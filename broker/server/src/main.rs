@@ -6,6 +6,7 @@
 //! | [`config`] | flag, environment, file, default |
 //! | [`demo`] | a year of flights, streamed into a broker |
 //! | [`connections`] | accepting them, within limits |
+//! | [`cross_site`] | web pages of strangers are kept out |
 //! | [`serve`] | a broker from start to graceful end |
 //! | [`node`] | the narrow waist: publish, subscribe, row, rows, stream info |
 //! | [`http`] | the HTTP surface |
@@ -15,6 +16,7 @@
 mod cli;
 mod config;
 mod connections;
+mod cross_site;
 mod demo;
 mod http;
 mod node;

@@ -110,10 +110,16 @@ impl BatchBuilder {
 
     fn push_at(&mut self, record: &NewRecord<'_>, delta: u32) -> Result<(), BatchError> {
         self.check(record)?;
-        if self.count == 0 {
-            self.base_timestamp = record.timestamp;
-        }
-        let timestamp_delta = record.timestamp.wrapping_sub(self.base_timestamp);
+        let base = match self.count {
+            0 => record.timestamp,
+            _ => self.base_timestamp,
+        };
+        let far = BatchError::Record {
+            index: self.count,
+            what: "its timestamp is out of range of the batch's first",
+        };
+        let timestamp_delta = record.timestamp.checked_sub(base).ok_or(far)?;
+        self.base_timestamp = base;
         self.max_timestamp = self.max_timestamp.max(record.timestamp);
         let body = body_len(record, timestamp_delta, delta);
         let out = &mut self.bytes;
@@ -412,6 +418,20 @@ mod tests {
             refuse(|bytes| bytes[MAGIC_AT] = 1),
             BatchError::Magic(1)
         ));
+    }
+
+    #[test]
+    fn timestamps_too_far_apart_for_a_delta_are_refused_and_leave_the_batch_whole() {
+        let at = |timestamp| NewRecord {
+            timestamp,
+            ..plain(b"v")
+        };
+        let mut builder = filled(&[at(i64::MIN)]);
+        assert!(builder.push(&at(1)).is_err());
+        builder.push(&at(i64::MIN + 1)).unwrap();
+        let batch = builder.finish(None).unwrap();
+        let batch = Batch::parse(batch.bytes().clone(), Check::Records).unwrap();
+        assert_eq!(batch.count(), 2);
     }
 
     #[test]

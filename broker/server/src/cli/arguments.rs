@@ -400,7 +400,7 @@ pub(super) struct ConfigArguments {
 /// What `demo` takes.
 #[derive(Args, Debug)]
 pub(crate) struct DemoArguments {
-    /// The data folder; a fresh temporary one when it is not given.
+    /// The data folder; `./anabranch-demo` when it is not given.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Where the broker listens.

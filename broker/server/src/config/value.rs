@@ -407,6 +407,12 @@ impl Setting for LogFilter {
 
     fn parse(value: &Value) -> Option<Self> {
         let directives = text(value).filter(|directives| !directives.is_empty())?;
+        // A word alone would be taken for a module's name, and silence all others.
+        let mut words = directives.split(',').map(str::trim);
+        let known = |word: &str| {
+            word.contains('=') || word.parse::<tracing::level_filters::LevelFilter>().is_ok()
+        };
+        words.all(known).then_some(())?;
         tracing_subscriber::EnvFilter::try_new(directives).ok()?;
         Some(Self(directives.to_owned()))
     }

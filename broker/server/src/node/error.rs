@@ -27,7 +27,9 @@ pub(super) fn no_such_stream(name: &str) -> Error {
     let shown: String = name.chars().take(80).collect();
     Error::new(
         Code::NoSuchStream,
-        format!("there is no stream {shown:?}; create it: anabranch stream create {shown}"),
+        format!(
+            "there is no stream {shown:?}; those there are: anabranch stream list, to make it: anabranch stream create {shown}"
+        ),
     )
 }
 

@@ -346,7 +346,20 @@ impl Subscription {
         }
     }
 
-    async fn wait(&mut self) {
+    /// Whether records or rows may be there that were not given.
+    ///
+    /// # Errors
+    /// As [`Subscription::next`].
+    pub(crate) fn is_behind(&mut self) -> Result<bool, Error> {
+        self.changed.mark_unchanged();
+        self.running.check_phase()?;
+        self.check_stream()?;
+        Ok(matches!(self.stage, Stage::Rows(_))
+            || !matches!(self.tail.look(self.position, 1), Look::Empty))
+    }
+
+    /// Waits until there may be something. Cancel-safe.
+    pub(crate) async fn wait(&mut self) {
         let mut phase = self.running.phase.subscribe();
         tokio::select! {
             // The sender lives in `self.tail`, so this cannot fail.

@@ -8,7 +8,7 @@ use anabranch_protocol::codec::encode_rows;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::ws::{ErrorMessage, ServerMessage};
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -18,6 +18,9 @@ use crate::node::{Delivered, Error, Event, MessageKey, Subscription};
 
 /// Messages are handed over together up to this many bytes.
 const PIECE_BYTES: usize = 256 * 1024;
+
+/// Room that a subscription takes before it reads: what it may hold while it waits to hand over.
+const READ_BYTES: usize = 1024 * 1024;
 
 /// A subscriber whose selection matches nothing is told this often how far it is, so that its
 /// cursor does not grow old.
@@ -89,6 +92,8 @@ pub(super) struct Delivery {
     /// The cursor after the last message that was handed over; its connection looks at it too.
     pub(super) reached: Reached,
     pub(super) last_message: Instant,
+    /// Room for what is being read.
+    pub(super) reserved: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a delivery ended.
@@ -148,34 +153,60 @@ impl Delivery {
 
     async fn deliver(&mut self) -> End {
         loop {
-            let event = match self.subscription.next().await {
-                Ok(event) => event,
-                Err(error) => return End::Refused(error),
-            };
-            let done = match event {
-                Event::Frames(frames) => self.frames(&frames).await,
-                Event::Rows(page) => {
-                    let rows = page.rows.iter().map(|(key, value)| (&key[..], &value[..]));
-                    let Shape {
-                        codec,
-                        subscription,
-                        ..
-                    } = self.shape;
-                    let message = encode_rows(codec, subscription, rows);
-                    self.hand_over(vec![Bytes::from(message)], None).await
+            let done = match self.next_event().await {
+                Ok(Some(event)) => self.pass_on(event).await,
+                Ok(None) => {
+                    self.subscription.wait().await;
+                    Ok(())
                 }
-                Event::Live(cursor) => {
-                    let cursor = self.subscription.encode_cursor(&cursor);
-                    let message = ServerMessage::Live {
-                        subscription: self.shape.subscription,
-                        cursor: cursor.as_str().into(),
-                    };
-                    let message = encode::server(self.shape.codec, &message);
-                    self.hand_over(vec![message], Some(cursor)).await
-                }
+                Err(end) => Err(end),
             };
+            self.reserved = None;
             if let Err(end) = done {
                 return end;
+            }
+        }
+    }
+
+    /// What comes next, if anything is there. Without credit nothing is read, so that who does not
+    /// grant any costs nothing; and what is read is in memory, so there is room for it before.
+    async fn next_event(&mut self) -> Result<Option<Event>, End> {
+        while !self.credit.available() && !self.subscription.is_behind()? {
+            tokio::select! {
+                () = self.subscription.wait() => {}
+                () = self.credit.wait() => {}
+            }
+        }
+        self.wait_for_credit().await?;
+        self.reserved = Some(self.reserve().await?);
+        let event = self.subscription.next_held().await?;
+        if event.is_none() {
+            self.reserved = None;
+        }
+        Ok(event)
+    }
+
+    async fn pass_on(&mut self, event: Event) -> Result<(), End> {
+        let Shape {
+            codec,
+            subscription,
+            ..
+        } = self.shape;
+        match event {
+            Event::Frames(frames) => self.frames(&frames).await,
+            Event::Rows(page) => {
+                let rows = page.rows.iter().map(|(key, value)| (&key[..], &value[..]));
+                let message = encode_rows(codec, subscription, rows);
+                self.hand_over(vec![Bytes::from(message)], None).await
+            }
+            Event::Live(cursor) => {
+                let cursor = self.subscription.encode_cursor(&cursor);
+                let message = ServerMessage::Live {
+                    subscription,
+                    cursor: cursor.as_str().into(),
+                };
+                let message = encode::server(codec, &message);
+                self.hand_over(vec![message], Some(cursor)).await
             }
         }
     }
@@ -229,17 +260,35 @@ impl Delivery {
         frame.message(key, encode)
     }
 
+    async fn wait_for_credit(&self) -> Result<(), End> {
+        let waited = tokio::time::timeout(self.patience.without_credit, self.credit.wait());
+        waited
+            .await
+            .map_err(|_| End::TooSlow(self.without_credit()))
+    }
+
+    /// Waits for room to read something.
+    async fn reserve(&mut self) -> Result<OwnedSemaphorePermit, End> {
+        let room = self.outbox.room_for(READ_BYTES);
+        tokio::time::timeout(self.patience.with_full_buffer, room)
+            .await
+            .map_err(|_| End::TooSlow(self.full_buffer()))
+    }
+
     /// Waits for credit and room, then hands messages over in order.
     async fn hand_over(&mut self, messages: Vec<Bytes>, cursor: Option<String>) -> Result<(), End> {
         let bytes = messages.iter().map(Bytes::len).sum();
-        if !self.credit.available() {
-            let waited =
-                tokio::time::timeout(self.patience.without_credit, self.credit.wait()).await;
-            if waited.is_err() {
-                return Err(End::TooSlow(self.without_credit()));
+        self.wait_for_credit().await?;
+        // What was reserved for reading is part of it.
+        let room = async {
+            match self.reserved.take() {
+                Some(reserved) if reserved.num_permits() >= bytes => reserved,
+                reserved => {
+                    drop(reserved);
+                    self.outbox.room_for(bytes).await
+                }
             }
-        }
-        let room = self.outbox.room_for(bytes);
+        };
         let Ok(room) = tokio::time::timeout(self.patience.with_full_buffer, room).await else {
             return Err(End::TooSlow(self.full_buffer()));
         };

@@ -204,7 +204,13 @@ impl Session {
         let (kind, payload) = match message {
             Message::Binary(bytes) => (FrameKind::Binary, bytes),
             Message::Text(text) => (FrameKind::Text, text.into()),
-            // Pings are answered, and closing is done, by the WebSocket layer.
+            // The WebSocket layer puts the answer into the socket's buffer; that it is written comes
+            // before reading on, lest a client that only asks fills the memory.
+            Message::Ping(_) => {
+                let _ = self.outbox.push(Piece::default()).await;
+                return Ok(());
+            }
+            // Closing is done by the WebSocket layer.
             _ => return Ok(()),
         };
         let decoded = match self.codec.decode_client(kind, &payload) {
@@ -336,6 +342,7 @@ impl Session {
             reached: Arc::clone(&reached),
             subscription,
             last_message: Instant::now(),
+            reserved: None,
         };
         let task = tokio::spawn(delivery.run());
         let feed = Feed {
