@@ -153,7 +153,7 @@ async fn a_body_that_claims_to_be_huge_takes_no_memory() {
             .await
             .unwrap();
         let head = format!(
-            "POST /v1/streams/events/records HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n["
+            "POST /v1/streams/events/records HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n["
         );
         socket.write_all(head.as_bytes()).await.unwrap();
         let mut answer = [0; 1024];
@@ -313,5 +313,35 @@ async fn transactions_that_cannot_be_whole_leave_no_trace() {
     .await;
     let row = http.get("/v1/tables/rows/rows/t").await;
     let _ = row.problem(404, "AB1502");
+    scene.end().await;
+}
+
+/// A page in a browser on the broker's machine reaches loopback, whoever wrote it.
+#[tokio::test]
+async fn pages_of_strangers_get_nothing() {
+    let scene = Scene::new(&[]).await;
+    let http = scene.broker.http();
+    let upgrade = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("sec-websocket-protocol", "anabranch.v1.json"),
+        ("origin", "http://evil.example"),
+    ];
+    let answer = http.send("GET", "/v1/ws", &upgrade, "").await;
+    let _ = answer.problem(403, "AB4001");
+    let stranger = [
+        ("origin", "http://evil.example"),
+        ("content-type", "text/plain"),
+    ];
+    let row = "/v1/tables/rows/rows/k";
+    let answer = http.send("PUT", row, &stranger, "1").await;
+    let _ = answer.problem(403, "AB4001");
+    let own = [
+        ("origin", "http://localhost:3000"),
+        ("content-type", "text/plain"),
+    ];
+    assert_eq!(http.send("PUT", row, &own, "1").await.status, 200);
     scene.end().await;
 }

@@ -94,7 +94,7 @@ async fn requests_that_are_never_finished_are_given_up() {
         "limits.body_timeout_seconds=1",
     ];
     let scene = Scene::new(&short).await;
-    let head = "POST /v1/streams/events/records HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n";
+    let head = "POST /v1/streams/events/records HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n";
     for sent in ["GET".to_owned(), head.to_owned(), format!("{head}\r\n[")] {
         let mut socket = TcpStream::connect(scene.broker.address()).await.unwrap();
         socket.write_all(sent.as_bytes()).await.unwrap();

@@ -354,8 +354,32 @@ impl Subscription {
         self.changed.mark_unchanged();
         self.running.check_phase()?;
         self.check_stream()?;
-        Ok(matches!(self.stage, Stage::Rows(_))
-            || !matches!(self.tail.look(self.position, 1), Look::Empty))
+        if matches!(self.stage, Stage::Rows(_)) {
+            return Ok(true);
+        }
+        match self.tail.look(self.position, 1) {
+            Look::Frames(..) => Ok(true),
+            Look::TooOld => self.log_goes_on(),
+            Look::Empty => Ok(false),
+        }
+    }
+
+    /// Whether the log holds anything of the stream from here on.
+    fn log_goes_on(&self) -> Result<bool, Error> {
+        let (reader, stream) = (&self.running.reader, self.definition.id());
+        for partition in (0..self.definition.partitions).map(PartitionId::new) {
+            let (first, next) = reader.bounds(stream, partition);
+            if first == next {
+                continue;
+            }
+            let last = Offset::new(next.get() - 1);
+            let position = reader.at_offset(stream, partition, last);
+            let position = position.map_err(|error| error::unreadable(&error))?;
+            if position.is_some_and(|position| position >= self.position) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Waits until there may be something. Cancel-safe.
