@@ -17,7 +17,7 @@ use super::auditor::{Auditor, table};
 use super::mark::Mark;
 use super::plan::Plan;
 use super::transactions::{JOURNAL, TABLES, Transactions, check_atomic, check_tables};
-use super::writer::{Manner, Round, Writer};
+use super::writer::{Audited, Manner, Round, Writer};
 
 /// Streams that are audited record by record, and their partitions.
 const AUDITED: [(&str, usize); 5] = [
@@ -205,32 +205,38 @@ fn check_writer(writer: &mut Writer, auditor: &Auditor) {
             assert_eq!(log[offset].dot, dot, "{batch:?}");
         }
     }
-    let own = log.iter().filter_map(|seen| seen.mark);
-    let own = own.filter(|mark| mark.writer == writer.number);
-    let mut next = 0;
-    for mark in own {
-        while writer.manner.retries && writer.deletes(next) {
-            next += 1;
+    let Audited {
+        places, mut due, ..
+    } = writer.audited;
+    for mark in log[places..].iter().filter_map(|seen| seen.mark) {
+        if mark.writer != writer.number {
+            continue;
+        }
+        while writer.manner.retries && writer.deletes(due) {
+            due += 1;
         }
         let right = match writer.manner.retries {
-            true => mark.number == next,
-            false => mark.number >= next,
+            true => mark.number == due,
+            false => mark.number >= due,
         };
-        assert!(right, "{mark:?} where {next} is due");
-        next = mark.number + 1;
+        assert!(right, "{mark:?} where {due} is due");
+        due = mark.number + 1;
     }
+    writer.audited.places = log.len();
+    writer.audited.due = due;
 }
 
 /// Checks the rows of a table that only this writer writes to: each holds what was acknowledged
 /// last, or something that was sent later.
 fn check_table(writer: &mut Writer, rows: &BTreeMap<String, Mark>) {
     let answered = writer.acknowledged.last().map(|b| b.first + b.count);
-    let Some(answered) = answered else { return };
-    let mut due: BTreeMap<&str, u32> = BTreeMap::new();
-    for number in 0..answered {
-        due.insert(writer.key(number).unwrap(), number);
+    for number in writer.audited.due..answered.unwrap_or_default() {
+        let key = writer.key(number).unwrap().to_owned();
+        writer.audited.latest.insert(key, number);
+        writer.audited.due = number + 1;
     }
-    for (key, number) in due {
+    writer.acknowledged.clear();
+    for (key, &number) in &writer.audited.latest {
         let held = rows.get(key).map(|mark| mark.number);
         let right = held.is_some_and(|held| {
             held >= number && writer.key(held) == Some(key) && held < writer.next

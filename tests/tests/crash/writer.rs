@@ -1,6 +1,6 @@
 //! A connection that publishes, pipelined, and remembers what was acknowledged.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,6 +71,19 @@ pub(crate) struct Writer {
     unanswered: VecDeque<Batch>,
     /// Acknowledged and not audited yet.
     pub(crate) acknowledged: Vec<Acknowledged>,
+    /// How far the audit has come.
+    pub(crate) audited: Audited,
+}
+
+/// How far the audit of a writer has come, so that no round looks at everything again.
+#[derive(Debug, Default)]
+pub(crate) struct Audited {
+    /// Records of its partition that were looked at.
+    pub(crate) places: usize,
+    /// The writer's own record that is due next among them.
+    pub(crate) due: u32,
+    /// What was acknowledged last for each key, of those below `due`.
+    pub(crate) latest: BTreeMap<String, u32>,
 }
 
 impl Writer {
@@ -82,6 +95,7 @@ impl Writer {
             next: 0,
             unanswered: VecDeque::new(),
             acknowledged: Vec::new(),
+            audited: Audited::default(),
         }
     }
 
