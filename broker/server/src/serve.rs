@@ -104,8 +104,12 @@ pub(crate) async fn serve(
             failure
         }
         () = &mut shutdown => {
-            // Recovery only reads and cuts what must be cut in any case, so it may be left as is.
             warn!("asked to stop while starting");
+            // RocksDB aborts a process that exits while it is being opened, so the start ends first.
+            let budget = config.limits.shutdown_seconds;
+            if let Ok(Ok(Ok(stopper))) = tokio::time::timeout(budget, starting).await {
+                stop(stopper, &connections, budget).await;
+            }
             None
         }
     };
