@@ -225,6 +225,22 @@ impl Footer {
         }))
     }
 
+    /// Whether a file that has no whole footer ends in what is left of its segment's: one that a
+    /// crash left without a footer does not.
+    pub(crate) fn remains(
+        file: &dyn DiskFile,
+        file_length: u64,
+        id: SegmentId,
+    ) -> io::Result<bool> {
+        let footer = super::fields::length(FOOTER_BYTES);
+        let Some(at) = file_length.checked_sub(footer) else {
+            return Ok(false);
+        };
+        let mut bytes = [0; FOOTER_BYTES];
+        file.read_at(&mut bytes, at)?;
+        Ok(bytes[..8] == *FOOTER_MAGIC || bytes[16..24] == id.0.to_le_bytes())
+    }
+
     /// Where the summary begins.
     pub(crate) fn summary_at(&self) -> u64 {
         self.entries_end

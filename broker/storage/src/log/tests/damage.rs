@@ -124,6 +124,31 @@ fn verified(disk: &MemoryDisk) -> Verified {
     verify(disk, Path::new(DIR), IDENTITY, &mut |_| {}).unwrap()
 }
 
+/// The writer goes on in the next segment while the full one is being sealed.
+#[test]
+fn a_segment_that_a_crash_left_unsealed_is_no_damage_unless_a_later_one_is_sealed() {
+    let strip = |disk: &MemoryDisk, path: &PathBuf| {
+        let file = disk.open(path).unwrap();
+        let length = file.length().unwrap();
+        file.write_at(&[0; 96], length - 96).unwrap();
+    };
+    let (disk, written) = sample(false);
+    let all = segments(&disk);
+    assert!(all.len() >= 4, "{all:?}");
+    strip(&disk, &all[all.len() - 2]);
+    assert_eq!(verified(&disk).findings, 0);
+    strip(&disk, &all[all.len() - 3]);
+    assert_eq!(verified(&disk).findings, 0);
+    assert_same(&open(&disk).unwrap().all(), &written);
+
+    let (disk, _) = sample(false);
+    strip(&disk, &all[all.len() - 3]);
+    assert_eq!(verified(&disk).findings, 1, "a later one is sealed");
+    let (disk, _) = sample(true);
+    strip(&disk, &all[all.len() - 2]);
+    assert!(verified(&disk).findings > 0, "the log was closed");
+}
+
 #[test]
 fn every_flipped_byte_of_a_mark_is_noticed_and_none_believed() {
     let (disk, written) = sample(true);

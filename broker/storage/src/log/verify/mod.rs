@@ -60,6 +60,7 @@ pub fn verify(
         state: Known::default(),
         path: log.clone(),
         closed: true,
+        unsealed: Vec::new(),
     };
     for (number, &first) in firsts.iter().enumerate() {
         let path = path_of(&log, first);
@@ -97,6 +98,9 @@ struct Verifier<'a> {
     path: PathBuf,
     /// Whether the segment read last has a seal, or nothing to be sealed.
     closed: bool,
+    /// Segments before the last that have no seal: where they end, and their first position. A
+    /// crash leaves such, at the end of the log, since sealing is in order and behind the writer.
+    unsealed: Vec<(PathBuf, u64, Position)>,
 }
 
 /// A segment that is being verified.
@@ -148,14 +152,16 @@ impl Verifier<'_> {
             sealed: None,
         };
         subject.sealed = self.seal(&subject)?;
-        if subject.sealed.is_none() && !is_last {
-            self.found(
-                length,
-                first,
-                "the segment is not sealed, or its footer is damaged",
-            );
+        if subject.sealed.is_some() {
+            self.sealed_too_early();
+        } else if !is_last {
+            if Footer::remains(&*file, length, header.id)? {
+                self.found(length, first, "the segment's footer is damaged");
+            } else {
+                self.unsealed.push((path.to_owned(), length, first));
+            }
         }
-        let index = self.entries(&subject, is_last)?;
+        let index = self.entries(&subject)?;
         self.closed = subject.sealed.is_some() || self.state.position == first;
         if let Some(index) = index {
             self.compare(&subject, &index)?;
@@ -165,6 +171,16 @@ impl Verifier<'_> {
         let total = self.total;
         (self.each)(Event::Progress(Progress { done, total }));
         Ok(())
+    }
+
+    /// Something is sealed that comes after what is not.
+    fn sealed_too_early(&mut self) {
+        let here = self.path.clone();
+        for (path, end, first) in std::mem::take(&mut self.unsealed) {
+            self.path = path;
+            self.found(end, first, "the segment has lost its footer");
+        }
+        self.path = here;
     }
 
     /// Compares the beginning of a segment with the end of the one before.
@@ -206,11 +222,7 @@ impl Verifier<'_> {
     }
 
     /// Reads all entries. Returns the index that they make if all of them are whole.
-    fn entries(
-        &mut self,
-        subject: &Subject<'_>,
-        is_last: bool,
-    ) -> io::Result<Option<SegmentIndex>> {
+    fn entries(&mut self, subject: &Subject<'_>) -> io::Result<Option<SegmentIndex>> {
         let known = subject.sealed.as_ref();
         let end = known.map_or(subject.length, |(footer, ..)| footer.entries_end);
         let base = self.base(subject);
@@ -227,7 +239,8 @@ impl Verifier<'_> {
                     }
                     self.state.position = position.next();
                 }
-                Err(_) if known.is_none() && is_last => {
+                // If something is missing, the next segment does not begin where this one ends.
+                Err(_) if known.is_none() => {
                     self.tail(subject, offset)?;
                     break;
                 }
@@ -439,6 +452,9 @@ impl Verifier<'_> {
         self.path = dir.join("mark");
         let position = self.state.position;
         let found = mark::find(self.disk, dir)?;
+        if found.mark.as_ref().is_some_and(|mark| mark.clean) {
+            self.sealed_too_early();
+        }
         if found.damaged > 0 {
             let what = format!("{} of its two slots are damaged", found.damaged);
             self.found(0, position, what);
