@@ -19,6 +19,9 @@ use crate::http::Http;
 /// How long a broker may take to start or to end before a measurement is given up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// What `/readyz` answers until a broker is ready.
+const STARTING: u16 = 503;
+
 /// How often `/readyz` is asked.
 const ASK_EVERY: Duration = Duration::from_millis(1);
 
@@ -131,13 +134,18 @@ impl Broker {
     async fn wait_until_ready(&self) -> Result<()> {
         let started = Instant::now();
         let mut http = Http::connect(self.address).await?;
-        while http.get("/readyz", &[]).await?.status != 200 {
-            if started.elapsed() > PATIENCE {
-                bail!("the broker is not ready after {} s", PATIENCE.as_secs());
+        loop {
+            let answer = http.get("/readyz", &[]).await?;
+            match answer.status {
+                200 => return Ok(()),
+                STARTING if started.elapsed() < PATIENCE => tokio::time::sleep(ASK_EVERY).await,
+                STARTING => bail!("the broker is not ready after {} s", PATIENCE.as_secs()),
+                status => bail!(
+                    "the broker answers {status} when asked whether it is ready: {}",
+                    String::from_utf8_lossy(answer.body)
+                ),
             }
-            tokio::time::sleep(ASK_EVERY).await;
         }
-        Ok(())
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -18,6 +18,8 @@ const NO_CONTENT: u16 = 204;
 #[derive(Debug)]
 pub(crate) struct Http {
     stream: TcpStream,
+    /// What the broker is called; it refuses requests for others.
+    host: String,
     buffer: Vec<u8>,
     filled: usize,
 }
@@ -48,6 +50,7 @@ impl Http {
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
+            host: address.to_string(),
             buffer: vec![0; BUFFER_BYTES],
             filled: 0,
         })
@@ -55,7 +58,7 @@ impl Http {
 
     /// A `GET` with headers.
     pub(crate) async fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> Result<Answer<'_>> {
-        let mut request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n");
+        let mut request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n", self.host);
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -65,7 +68,7 @@ impl Http {
 
     /// A `DELETE`.
     pub(crate) async fn delete(&mut self, path: &str) -> Result<Answer<'_>> {
-        let request = format!("DELETE {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
+        let request = format!("DELETE {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host);
         self.exchange(request.as_bytes()).await
     }
 
@@ -73,8 +76,9 @@ impl Http {
     pub(crate) async fn post(&mut self, path: &str, body: &Value) -> Result<Answer<'_>> {
         let body = body.to_string();
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n\
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n{body}",
+            self.host,
             body.len()
         );
         self.exchange(request.as_bytes()).await

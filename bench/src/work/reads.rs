@@ -46,6 +46,7 @@ pub(crate) async fn run(given: &LoadArguments) -> Result<Report> {
 
     let table = Table {
         head: request_head(stage.stream()),
+        tail: format!(" HTTP/1.1\r\nHost: {}\r\n\r\n", stage.broker.address()),
         space: KeySpace::new(keys, given.zipf),
         values: Values::new(load.shape.value_bytes),
     };
@@ -67,7 +68,7 @@ pub(crate) async fn run(given: &LoadArguments) -> Result<Report> {
         format!("HTTP row reads, {connections} connections, {keys} keys, every value compared");
     let mut report = stage.report("reads", work);
     let (request, answer) = (
-        table.head.len() + keys::KEY_BYTES + TAIL.len(),
+        table.head.len() + keys::KEY_BYTES + table.tail.len(),
         HEAD_BYTES + load.shape.value_bytes,
     );
     let trips = loopback::round_trips(connections, request, answer, stage.setting.quick).await?;
@@ -102,12 +103,11 @@ async fn fill(stage: &Stage, load: &Load, keys: u32) -> Result<()> {
 struct Table {
     /// A request up to the key.
     head: String,
+    /// From behind the key on.
+    tail: String,
     space: KeySpace,
     values: Values,
 }
-
-/// A request from behind the key on.
-const TAIL: &str = " HTTP/1.1\r\nHost: bench\r\n\r\n";
 
 fn request_head(stream: &str) -> String {
     let path = path_of(stream, 0);
@@ -146,7 +146,7 @@ impl Table {
             request.clear();
             request.extend_from_slice(self.head.as_bytes());
             request.extend_from_slice(&keys::text(key));
-            request.extend_from_slice(TAIL.as_bytes());
+            request.extend_from_slice(self.tail.as_bytes());
             let answer = http.exchange(&request).await?;
             ensure!(
                 answer.status == 200 && answer.body == self.values.value(u64::from(key)),
