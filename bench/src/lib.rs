@@ -36,6 +36,7 @@ mod wire;
 mod work;
 
 use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs a measurement and prints what came of it.
 ///
@@ -62,9 +63,15 @@ fn run_on_this_thread(command: cli::Command) -> Result<()> {
         .build()?;
     cpu::allow_many_connections();
     runtime.block_on(async {
+        let (mut interrupt, mut terminate) = (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        );
+        // What is dropped here takes its broker and its folder with it.
         tokio::select! {
             ended = Box::pin(work::run(command)) => ended,
-            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+            _ = interrupt.recv() => anyhow::bail!("interrupted"),
+            _ = terminate.recv() => anyhow::bail!("interrupted"),
         }
     })
 }
