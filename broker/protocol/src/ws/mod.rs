@@ -50,7 +50,7 @@ pub enum Durability {
     /// After `fdatasync`.
     #[default]
     Disk,
-    /// Once it has its place in the log, before it is on disk. Lost if the broker crashes within
+    /// Once it is with the operating system, before it is on disk. Lost if the machine fails within
     /// the next moments.
     Memory,
 }

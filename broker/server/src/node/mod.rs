@@ -215,19 +215,22 @@ impl Running {
     /// When the broker stops or has failed, or its disk is full.
     pub(crate) fn check_writable(&self) -> Result<(), Error> {
         self.check_phase()?;
-        if self.disk_full.load(Ordering::Relaxed) || self.no_segment.load(Ordering::Relaxed) {
-            return Err(self.disk_full_error());
+        if self.disk_full.load(Ordering::Relaxed) {
+            let reserve = upkeep::show_bytes(self.disk_reserve);
+            return Err(self.disk_full_error(&format!("less than the reserve of {reserve}")));
+        }
+        if self.no_segment.load(Ordering::Relaxed) {
+            return Err(self.disk_full_error("too little for the next segment of the log"));
         }
         Ok(())
     }
 
-    fn disk_full_error(&self) -> Error {
+    fn disk_full_error(&self, why: &str) -> Error {
         Error::new(
             Code::DiskFull,
             format!(
-                "disk full: {} free is less than the reserve of {} in {}; writes are refused, reads go on. Free space, or trim: anabranch stream trim STREAM --before 7d",
+                "disk full: {} free is {why} in {}; writes are refused, reads go on. Free space, or trim: anabranch stream trim STREAM --before 7d",
                 upkeep::show_bytes(self.disk_free()),
-                upkeep::show_bytes(self.disk_reserve),
                 self.data_dir
             ),
         )

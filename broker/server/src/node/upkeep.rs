@@ -100,7 +100,7 @@ impl Work {
 
     fn drop_stream(&mut self, stream: StreamId, before: Position) {
         if let Err(error) = self.cleaner.drop_stream(stream, before) {
-            // It is done at the next start.
+            // It is done at the next start, unless a stream of the same name has been made by then.
             warn!(%error, %stream, "the records of a deleted stream were not dropped");
         }
     }

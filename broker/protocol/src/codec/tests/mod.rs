@@ -1,6 +1,7 @@
 //! Both encodings together.
 
 mod documented;
+mod peer;
 mod properties;
 mod snapshots;
 
