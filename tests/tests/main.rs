@@ -11,6 +11,7 @@
 //! | `stopping` | that a broker that is asked to stop leaves nothing in doubt |
 //! | `subscriptions` | where they start, what they select, how they go on |
 //! | `tables` | what reads see, and what becomes of rows |
+//! | `verifying` | that `verify` finds no fault where there is none, and changes nothing |
 //! | `architecture` | that the code is built as `docs/ARCHITECTURE.md` says, and the documents are true |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -25,3 +26,4 @@ mod real_data;
 mod stopping;
 mod subscriptions;
 mod tables;
+mod verifying;

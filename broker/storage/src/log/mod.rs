@@ -16,6 +16,7 @@
 //! | `segment`, `entry`, `index`, `mark`, `trims` | the files, byte by byte; see docs/format/log.md |
 //! | `seal` | the thread that seals segments and prepares the next |
 //! | `scan` | walking over the entries of a file |
+//! | `settled` | [`settled_segments`]: what opening a log leaves as it is |
 //! | `shared` | what writer, readers and cleaner share |
 
 mod clean;
@@ -28,6 +29,7 @@ mod recover;
 mod scan;
 mod seal;
 mod segment;
+mod settled;
 mod shared;
 mod trims;
 mod verify;
@@ -43,6 +45,7 @@ pub use mark::Proof;
 pub use reader::{Chunk, LogReader, ReadError};
 pub use recover::{Damage, OpenError, Opened, Progress, Recovery};
 pub use segment::SegmentFault;
+pub use settled::settled_segments;
 pub use verify::{Event, Finding, Verified, VerifyError, verify};
 pub use writer::{Log, WriteError};
 

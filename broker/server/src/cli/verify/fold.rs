@@ -1,4 +1,8 @@
 //! The rows that the log makes, beside those that are there.
+//!
+//! Both are compared as of the log's end, so what is there first gets what a start would fold into
+//! it. Before that it may hold what the log no longer makes, and rightly: rows of a stream that was
+//! deleted since, and rows whose records were replaced and then dropped.
 
 use std::cmp::Ordering;
 use std::io;
@@ -8,7 +12,7 @@ use anabranch_core::id::{Position, StreamId};
 use anabranch_storage::data_dir::DataDir;
 use anabranch_storage::disk::RealDisk;
 use anabranch_storage::log::{Filter, Log, LogOptions, LogReader};
-use anabranch_storage::tables::{StreamMap, Tables, TablesError, TablesOptions};
+use anabranch_storage::tables::{Applier, StreamMap, Tables, TablesError, TablesOptions};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -33,8 +37,8 @@ const TOLD: u64 = 20;
 pub(super) struct Compared {
     /// Rows of all streams.
     pub(super) rows: u64,
-    /// Up to where the tables had applied the log.
-    pub(super) applied: Position,
+    /// As of which position: the log's end, unless the tables cannot be used.
+    pub(super) position: Position,
 }
 
 /// A row in its stored form.
@@ -52,43 +56,52 @@ pub(super) fn compare(
     };
     let opened = Log::open(Arc::new(RealDisk), &dir, options, &mut |_| ())
         .context("the log was verified, but cannot be opened")?;
-    let held = match Tables::open(&replica.tables(), TablesOptions::default()) {
-        Ok((held, _)) => held,
+    let reader = &opened.reader;
+    let (held, applier) = match Tables::open(&replica.tables(), TablesOptions::default()) {
+        Ok(held) => held,
         Err(error @ TablesError::Damaged { .. }) => {
             found(&error.to_string())?;
-            let applied = Position::default();
-            return Ok(Compared { rows: 0, applied });
+            return Ok(Compared::nothing(Position::default()));
         }
         Err(error) => return Err(error.into()),
     };
-    let applied = held.applied();
-    if applied > opened.reader.next_position() {
-        let end = opened.reader.next_position();
+    let (applied, end) = (held.applied(), reader.next_position());
+    if applied > end {
         found(&format!(
             "the tables have applied the log up to position {applied}, but it ends at {end}"
         ))?;
-        return Ok(Compared { rows: 0, applied });
+        return Ok(Compared::nothing(applied));
     }
-    let folded = fold(replica, &opened.reader, applied)?;
+    fold(reader, &held, applier)?;
+    let (folded, applier) = Tables::open(&replica.folded(), TablesOptions::default())?;
+    fold(reader, &folded, applier)?;
     let names = Names(folded.streams());
     let rows = compare_all(&held, &folded, &mut |what| found(&names.describe(&what)))?;
-    Ok(Compared { rows, applied })
+    Ok(Compared {
+        rows,
+        position: end,
+    })
 }
 
-/// Folds the log up to where the tables are.
-fn fold(replica: &Replica, reader: &LogReader, end: Position) -> anyhow::Result<Tables> {
-    let (tables, mut applier) = Tables::open(&replica.folded(), TablesOptions::default())?;
-    let mut at = reader.start_position();
+impl Compared {
+    fn nothing(position: Position) -> Self {
+        Self { rows: 0, position }
+    }
+}
+
+/// Folds what tables lack of the log.
+fn fold(reader: &LogReader, tables: &Tables, mut applier: Applier) -> anyhow::Result<()> {
+    let end = reader.next_position();
+    let mut at = tables.applied().max(reader.start_position());
     let bar = progress(Some(end.get().saturating_sub(at.get())), "rows");
     while at < end {
-        let mut chunk = reader.read(at, &Filter::All, READ_BYTES)?;
+        let chunk = reader.read(at, &Filter::All, READ_BYTES)?;
         bar.inc(chunk.next.get() - at.get());
-        chunk.commits.retain(|commit| commit.position < end);
         applier.apply(&chunk.commits)?;
         at = chunk.next;
     }
     bar.finish_and_clear();
-    Ok(tables)
+    Ok(())
 }
 
 /// A row that differs.

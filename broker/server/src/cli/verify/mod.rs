@@ -6,7 +6,7 @@
 //! | [`replica`] | a copy of a data folder that may be written to, made of links where possible |
 //! | [`fold`] | the rows that the log makes, beside those that are there |
 //!
-//! The folder itself is not changed, apart from the replica in it, which is deleted at the end.
+//! No file of the folder is changed but the lock's. The replica lies in it, and is deleted at the end.
 
 mod fold;
 mod replica;
@@ -127,7 +127,7 @@ impl Report {
                 "bytes": log.bytes,
                 "next_position": log.next.get(),
                 "rows": rows.map(|rows| rows.rows),
-                "rows_at_position": rows.map(|rows| rows.applied.get()),
+                "rows_at_position": rows.map(|rows| rows.position.get()),
             });
             return self.output.line(&object.to_string());
         }

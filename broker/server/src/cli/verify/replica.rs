@@ -1,20 +1,18 @@
 //! A copy of a data folder that may be written to.
 //!
-//! Recovery and RocksDB write when they open something. So they are given a copy, in which
-//! what never changes is a link: sealed segments and sorted tables.
+//! Recovery and RocksDB write when they open something. So they are given a copy, in which only
+//! what they never write to is a link: settled segments and sorted tables.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use anabranch_storage::disk::RealDisk;
+use anabranch_storage::log::settled_segments;
 use anyhow::Context;
 
 /// Beside what it is a copy of, since links do not cross file systems.
 const NAME: &str = "verify.tmp";
-
-/// The newest segments may be unsealed, and recovery may write to them. One is being written, one
-/// being sealed; one more is for good measure.
-const COPIED_SEGMENTS: usize = 3;
 
 /// The copy. It is deleted when it is dropped.
 pub(super) struct Replica {
@@ -40,26 +38,9 @@ impl Replica {
                 copy(&file, &self.path)?;
             }
         }
-        let segments: Vec<_> = of_type(&dir.join("log"), "segment")?;
-        let sealed = segments.len().saturating_sub(COPIED_SEGMENTS);
-        let log = self.path.join("log");
-        fs::create_dir(&log)?;
-        for file in files(&dir.join("log"))? {
-            match segments[..sealed].contains(&file) {
-                true => link(&file, &log)?,
-                false => copy(&file, &log)?,
-            }
-        }
-        let held = self.tables();
-        fs::create_dir(&held)?;
-        let sorted = of_type(tables, "sst")?;
-        for file in files(tables)? {
-            match sorted.contains(&file) {
-                true => link(&file, &held)?,
-                false => copy(&file, &held)?,
-            }
-        }
-        Ok(())
+        let settled = settled_segments(&RealDisk, dir)?;
+        replicate(&dir.join("log"), &self.path.join("log"), &settled)?;
+        replicate(tables, &self.tables(), &of_type(tables, "sst")?)
     }
 
     /// The copy of the data folder, without tables.
@@ -93,6 +74,18 @@ fn remove(path: &Path) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Makes a folder with the files of another: these as links, all others as copies.
+fn replicate(from: &Path, to: &Path, linked: &[PathBuf]) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for file in files(from)? {
+        match linked.contains(&file) {
+            true => link(&file, to)?,
+            false => copy(&file, to)?,
+        }
+    }
+    Ok(())
 }
 
 /// The files of a folder in the order of their names, without folders.
