@@ -4,6 +4,7 @@
 //! DIR/lock     held while a broker runs; says its process id
 //! DIR/format   what the directory is: format version, cluster, broker
 //! DIR/mark     how far the log is durable        (see `log::mark`)
+//! DIR/ballast  room for when there is none        (see `ballast`)
 //! DIR/witness  what a copy does not share        (see `log::mark`)
 //! DIR/log/     segments
 //! DIR/tables/  rows

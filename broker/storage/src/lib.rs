@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`ballast`] | room that is kept for when there is none left |
 //! | [`durable`] | the type of what has been synced: only this crate can make it |
 //! | [`data_dir`] | the directory of one broker: its lock, its format, its identity |
 //! | [`disk`] | files behind one small trait: the real ones, and in memory with faults |
@@ -10,6 +11,7 @@
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
+pub mod ballast;
 pub mod data_dir;
 pub mod disk;
 pub mod durable;

@@ -1,10 +1,12 @@
 //! A disk without room: writes are refused, reads go on, and writes come back with the room.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anabranch_protocol::error::Code;
 use anabranch_protocol::record::Record;
+use anabranch_protocol::ws::ServerMessage;
 use anabranch_tests::broker::{Broker, command};
 use anabranch_tests::condition::eventually;
 use anabranch_tests::follow::Follower;
@@ -60,6 +62,10 @@ async fn below_the_reserve_writes_are_refused_and_reads_go_on() {
     assert_eq!(http.json(row).await, "held");
     let mut follower = Follower::start(broker.address(), subscribe(1, "rows", "earliest")).await;
     assert_eq!(follower.records(1).await.0[0].text(), "\"held\"");
+    let _ = http.get("/readyz").await.problem(507, "AB2104");
+    assert_eq!(http.get("/livez").await.status, 200);
+    let deleted = http.send("DELETE", "/v1/streams/rows", &[], "").await;
+    assert_eq!(deleted.status, 204, "it gives space back: {deleted:?}");
     broker.stop().await;
 }
 
@@ -169,8 +175,8 @@ async fn a_broker_that_cannot_write_its_tables_ends_and_says_why() {
         wire.send(&publish(1, "rows", vec![Record::put(key, value)]))
             .await;
         match wire.next().await.unwrap().message() {
-            anabranch_protocol::ws::ServerMessage::Ack(_) => acknowledged += 1,
-            anabranch_protocol::ws::ServerMessage::Error(error) => break error.problem.code,
+            ServerMessage::Ack(_) => acknowledged += 1,
+            ServerMessage::Error(error) => break error.problem.code,
             other => panic!("{other:?}"),
         }
     };
@@ -191,6 +197,155 @@ async fn a_broker_that_cannot_write_its_tables_ends_and_says_why() {
     broker.stop().await;
 }
 
+/// On a disk without a free byte: a disk that another program has filled, while a segment is still
+/// to be written to.
+const TO_THE_LAST_BYTE: [&str; 4] = [
+    "log.segment_bytes=4MiB",
+    "data.reserve_bytes=0",
+    "tables.image_bytes=1MiB",
+    "log.retention_interval_seconds=3600",
+];
+
+impl SmallDisk {
+    /// Leaves no byte free.
+    fn fill_up(&self) -> PathBuf {
+        let filler = self.at.join("filler");
+        let mut file = std::fs::File::create(&filler).unwrap();
+        let full = loop {
+            if let Err(error) = file.write_all(&[0; 4096]) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+        filler
+    }
+}
+
+/// A broker with `count` records of 64 KiB in `events`, on a disk without a free byte.
+async fn on_a_full_disk(disk: &SmallDisk, home: &Home, count: usize) -> (Broker, PathBuf) {
+    let broker = Broker::start_with(home, &TO_THE_LAST_BYTE).await;
+    broker.create(json!({"name": "events"})).await;
+    eventually("ballast", async || {
+        home.data().join("ballast").exists().then_some(())
+    })
+    .await;
+    let mut wire = broker.connect().await;
+    for _ in 0..count {
+        wire.publish("events", vec![Record::value(vec![b'x'; 64 * 1024])])
+            .await;
+    }
+    let filler = disk.fill_up();
+    (broker, filler)
+}
+
+/// The broker's own log lies on that disk as well.
+#[tokio::test]
+async fn a_group_that_reaches_beyond_its_segment_is_refused_where_no_byte_is_free() {
+    let outer = Home::new();
+    let Some(disk) = SmallDisk::mount(&outer, 32) else {
+        return;
+    };
+    let home = Home::within(&disk.at);
+    let (mut broker, filler) = on_a_full_disk(&disk, &home, 20).await;
+    let (mut acknowledged, mut refused) = (20, 0);
+    let mut wire = broker.connect().await;
+    for number in 0..100 {
+        let record = Record::value(vec![b'y'; 64 * 1024]);
+        wire.send(&publish(number, "events", vec![record])).await;
+    }
+    while acknowledged + refused < 120 {
+        match wire.next().await.unwrap().message() {
+            ServerMessage::Ack(ack) => acknowledged += ack.rows.len(),
+            ServerMessage::Error(error) => {
+                assert_eq!(error.problem.code, Code::DiskFull, "{error:?}");
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(
+        acknowledged > 30 && refused > 30,
+        "{acknowledged}, {refused}"
+    );
+    let http = broker.http();
+    let _ = http.get("/readyz").await.problem(507, "AB2104");
+    check(&broker, acknowledged).await;
+
+    std::fs::remove_file(&filler).unwrap();
+    let body = json!([{"value": "x"}]);
+    eventually("room again", async || {
+        let answer = http.post("/v1/streams/events/records", &body).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    broker.kill();
+    let broker = Broker::start_with(&home, &TO_THE_LAST_BYTE).await;
+    check(&broker, acknowledged + 1).await;
+    let shown = broker.http().json("/v1/streams/events").await;
+    assert_eq!(shown["offsets"][0]["next"], acknowledged + 1, "none twice");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_trim_gives_space_back_where_no_byte_is_free() {
+    let outer = Home::new();
+    let Some(disk) = SmallDisk::mount(&outer, 32) else {
+        return;
+    };
+    let home = Home::within(&disk.at);
+    let (broker, _filler) = on_a_full_disk(&disk, &home, 250).await;
+    let http = broker.http();
+    let big = json!([{"value": "x".repeat(512 * 1024)}]);
+    let records = "/v1/streams/events/records";
+    while http.post(records, &big).await.status == 200 {}
+    let trimmed = http
+        .post(
+            "/v1/streams/events/trim",
+            &json!({"before": "2100-01-01T00:00:00Z"}),
+        )
+        .await;
+    assert_eq!(trimmed.status, 202, "{trimmed:?}");
+    eventually("room again", async || {
+        (http.post(records, &big).await.status == 200).then_some(())
+    })
+    .await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_starts_where_no_byte_is_free() {
+    let outer = Home::new();
+    let Some(disk) = SmallDisk::mount(&outer, 32) else {
+        return;
+    };
+    let home = Home::within(&disk.at);
+    let (mut broker, filler) = on_a_full_disk(&disk, &home, 20).await;
+    broker.kill();
+    let mut broker = Broker::start_with(&home, &TO_THE_LAST_BYTE).await;
+    check(&broker, 20).await;
+    broker.kill();
+    std::fs::remove_file(&filler).unwrap();
+    Broker::start_with(&home, &TO_THE_LAST_BYTE)
+        .await
+        .stop()
+        .await;
+    // Stopped in an orderly way, the log has given back what it had reserved.
+    let filler = disk.fill_up();
+    let broker = Broker::start_with(&home, &TO_THE_LAST_BYTE).await;
+    check(&broker, 20).await;
+    std::fs::remove_file(&filler).unwrap();
+    let body = json!([{"value": "x"}]);
+    eventually("room again", async || {
+        let answer = broker
+            .http()
+            .post("/v1/streams/events/records", &body)
+            .await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    broker.stop().await;
+}
+
 /// Publishes until the disk is full; returns how many records were acknowledged.
 async fn fill(broker: &Broker) -> usize {
     let mut wire = broker.connect().await;
@@ -199,8 +354,8 @@ async fn fill(broker: &Broker) -> usize {
         wire.send(&publish(1, "events", vec![Record::value(value.as_slice())]))
             .await;
         match wire.next().await.unwrap().message() {
-            anabranch_protocol::ws::ServerMessage::Ack(_) => {}
-            anabranch_protocol::ws::ServerMessage::Error(error) => {
+            ServerMessage::Ack(_) => {}
+            ServerMessage::Error(error) => {
                 assert_eq!(error.problem.code, Code::DiskFull, "{error:?}");
                 return number;
             }

@@ -22,6 +22,8 @@ fn start_at(loaded: &Loaded, directives: &str) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(directives))
         .with_writer(std::io::stderr)
+        // It would be said on standard error, and end the thread if that cannot be written either.
+        .log_internal_errors(false)
         .with_target(false);
     // A second start in one process keeps the first.
     let _ = match loaded.config.logging.format {

@@ -125,7 +125,7 @@ sections! {
     data: Data {
         /// The data folder. It is created when missing, and locked by the broker that uses it.
         dir: PathBuf = PathBuf::from("./anabranch-data"), ANY;
-        /// Writes are refused while less disk than this is free, so that reads, trimming and compaction still have room to work. `"auto"` is 5 % of the disk, at most 1 GiB.
+        /// Writes are refused while less disk than this is free, so that reads, trimming, deleting streams and compaction still have room to work. `"auto"` is 5 % of the disk, at most 1 GiB.
         reserve_bytes: Reserve = Reserve::Auto, ANY;
     }
     /// Where it listens.

@@ -23,6 +23,16 @@ pub(super) fn failed(reason: &str) -> Error {
     )
 }
 
+/// Writes are refused for want of room.
+pub(super) fn disk_full(why: &str, data_dir: &str) -> Error {
+    Error::new(
+        Code::DiskFull,
+        format!(
+            "disk full: {why} in {data_dir}; writes are refused, reads go on. Free space, or trim: anabranch stream trim STREAM --before 7d"
+        ),
+    )
+}
+
 pub(super) fn no_such_stream(name: &str) -> Error {
     let shown: String = name.chars().take(80).collect();
     Error::new(

@@ -163,7 +163,7 @@ pub(crate) struct Running {
     /// Whole tables that may be read at the same time.
     snapshots: Arc<Semaphore>,
     disk_full: AtomicBool,
-    /// There is no room for the next segment; the writer tries again until there is.
+    /// There is no room for more of the log; the writer tries again until there is.
     no_segment: Arc<AtomicBool>,
     disk_free: AtomicU64,
     disk_reserve: u64,
@@ -220,20 +220,14 @@ impl Running {
             return Err(self.disk_full_error(&format!("less than the reserve of {reserve}")));
         }
         if self.no_segment.load(Ordering::Relaxed) {
-            return Err(self.disk_full_error("too little for the next segment of the log"));
+            return Err(self.disk_full_error("too little for more of the log"));
         }
         Ok(())
     }
 
     fn disk_full_error(&self, why: &str) -> Error {
-        Error::new(
-            Code::DiskFull,
-            format!(
-                "disk full: {} free is {why} in {}; writes are refused, reads go on. Free space, or trim: anabranch stream trim STREAM --before 7d",
-                upkeep::show_bytes(self.disk_free()),
-                self.data_dir
-            ),
-        )
+        let free = upkeep::show_bytes(self.disk_free());
+        error::disk_full(&format!("{free} free is {why}"), &self.data_dir)
     }
 
     /// Publishes one group: all of it in one frame, or nothing.
@@ -242,6 +236,16 @@ impl Running {
     /// When it is refused, or the disk fails.
     pub(crate) async fn publish(&self, group: Group, durability: Durability) -> Result<Ack, Error> {
         self.check_writable()?;
+        self.publish_into_reserve(group, durability).await
+    }
+
+    /// The same, even below the disk's reserve: for what gives space back.
+    async fn publish_into_reserve(
+        &self,
+        group: Group,
+        durability: Durability,
+    ) -> Result<Ack, Error> {
+        self.check_phase()?;
         let budget = self.admit(group.bytes()).await?;
         let (sender, receiver) = oneshot::channel();
         let numbered = Numbered {

@@ -6,6 +6,7 @@ use anabranch_core::id::{Origin, PartitionId, Sequence, StreamId};
 use anabranch_core::sequencer::{Placed, Publish};
 use anabranch_core::vector::{Token, VersionVector};
 use anabranch_protocol::ws::Durability;
+use anabranch_storage::log::most_entry_bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
@@ -57,6 +58,16 @@ pub(crate) struct Submission {
     pub(crate) publishes: Vec<Numbered>,
     pub(crate) reply: Reply,
     pub(crate) budget: Budget,
+}
+
+impl Submission {
+    /// The most that it takes in the log.
+    pub(crate) fn most_log_bytes(&self) -> usize {
+        let groups = self.publishes.iter().map(|publish| &publish.group);
+        groups
+            .map(|group| most_entry_bytes(group.as_slice().len(), group.bytes()))
+            .sum()
+    }
 }
 
 /// Bytes that are on their way to the disk, taken from the broker's budget and, if a connection

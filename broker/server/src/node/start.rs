@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use anabranch_core::id::Origin;
 use anabranch_core::vector::VersionVector;
+use anabranch_storage::ballast::{BALLAST_BYTES, Ballast};
 use anabranch_storage::data_dir::{DataDir, DataDirError};
 use anabranch_storage::disk::RealDisk;
 use anabranch_storage::log::{
@@ -70,12 +71,27 @@ pub(crate) fn start(node: &Arc<Node>, config: &Config) -> Result<Stopper, StartE
     let seed = getrandom::u64().map_err(|error| StartError::System(error.to_string()))?;
     let cluster = node.info().cluster;
     let data_dir = DataDir::open(&config.data.dir, cluster, seed)?;
+    make_room(&data_dir);
     let opened = open_log(node, &data_dir, config)?;
     let (tables, mut applier) = open_tables(node, &data_dir, config, &opened.reader)?;
     replay(node, &opened.reader, &tables, &mut applier)?;
     let stopper = run(node, config, data_dir, opened, tables, applier)?;
     node.phase.send_replace(Phase::Ready);
     Ok(stopper)
+}
+
+/// Log and tables write when they are opened. On a disk without a free byte the ballast makes room
+/// for that.
+fn make_room(data_dir: &DataDir) {
+    let is_full = data_dir.free_bytes().is_ok_and(|free| free < BALLAST_BYTES);
+    if !is_full {
+        return;
+    }
+    match Ballast::of(data_dir.path()).throw_off() {
+        Ok(true) => warn!("disk full: the ballast was given up for the start"),
+        Ok(false) => {}
+        Err(error) => warn!(%error, "the ballast cannot be removed"),
+    }
 }
 
 fn open_log(node: &Node, data_dir: &DataDir, config: &Config) -> Result<Opened, StartError> {

@@ -158,7 +158,11 @@ impl Running {
             partition: PartitionId::new(0),
             batch: batch.finish(None)?,
         };
-        let ack = self.publish(Group::One(publish), Durability::Disk).await?;
+        let group = Group::One(publish);
+        let ack = match value {
+            Some(_) => self.publish(group, Durability::Disk).await?,
+            None => self.publish_into_reserve(group, Durability::Disk).await?,
+        };
         self.wait_applied(self.reader.next_position()).await;
         Ok(ack)
     }

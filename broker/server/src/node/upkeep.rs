@@ -1,5 +1,6 @@
 //! What is done now and then: retention, a look at the disk, gauges.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,7 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anabranch_core::id::{Position, StreamId};
-use anabranch_storage::log::{Cleaner, Policy};
+use anabranch_storage::ballast::{BALLAST_BYTES, Ballast};
+use anabranch_storage::log::{CleanError, Cleaner, Policy};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use hashbrown::HashMap;
 use metrics::{describe_gauge, gauge};
@@ -44,6 +46,7 @@ impl Upkeep {
     ) -> std::io::Result<Self> {
         let work = Work {
             cleaner,
+            ballast: Ballast::of(data_dir),
             running: Arc::clone(running),
             path: data_dir.to_owned(),
             clean_every: config.log.retention_interval_seconds,
@@ -70,6 +73,7 @@ impl Upkeep {
 
 struct Work {
     cleaner: Cleaner,
+    ballast: Ballast,
     running: Arc<Running>,
     path: PathBuf,
     clean_every: Duration,
@@ -99,7 +103,7 @@ impl Work {
     }
 
     fn drop_stream(&mut self, stream: StreamId, before: Position) {
-        if let Err(error) = self.cleaner.drop_stream(stream, before) {
+        if let Err(error) = self.clean_with(|cleaner| cleaner.drop_stream(stream, before)) {
             // It is done at the next start, unless a stream of the same name has been made by then.
             warn!(%error, %stream, "the records of a deleted stream were not dropped");
         }
@@ -115,6 +119,11 @@ impl Work {
             }
         };
         running.disk_free.store(free, Ordering::Relaxed);
+        if free > running.disk_reserve.saturating_add(BALLAST_BYTES)
+            && let Err(error) = self.ballast.take_on()
+        {
+            warn!(%error, "there is no ballast for a disk that is full to the last byte");
+        }
         let full = free < running.disk_reserve;
         if running.disk_full.swap(full, Ordering::Relaxed) != full {
             let free = show_bytes(free);
@@ -130,10 +139,29 @@ impl Work {
         self.running.clean_asked.store(false, Ordering::Release);
         self.next_clean = Instant::now() + self.clean_every;
         let policies = self.policies();
-        match self.cleaner.run_once(&policies, wall_clock_ms()) {
+        let now = wall_clock_ms();
+        match self.clean_with(|cleaner| cleaner.run_once(&policies, now)) {
             Ok(report) if report.is_empty() => {}
             Ok(report) => info!(%report, "log cleaned"),
             Err(error) => warn!(%error, "the log was not cleaned"),
+        }
+    }
+
+    /// Cleaning gives space back, but has to write before. Without a byte free for that, the
+    /// ballast goes.
+    fn clean_with<T>(
+        &mut self,
+        clean: impl Fn(&mut Cleaner) -> Result<T, CleanError>,
+    ) -> Result<T, CleanError> {
+        match clean(&mut self.cleaner) {
+            Err(CleanError::Io { source, .. })
+                if source.kind() == ErrorKind::StorageFull
+                    && self.ballast.throw_off().is_ok_and(|thrown| thrown) =>
+            {
+                warn!("disk full: the ballast was given up for cleaning");
+                clean(&mut self.cleaner)
+            }
+            done => done,
         }
     }
 

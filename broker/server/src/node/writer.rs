@@ -31,8 +31,8 @@ use super::{Error, error, wall_clock_ms};
 /// full rate; four times that keeps latency in the milliseconds under overload.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
 
-/// How often the next segment is tried again when there was no room for it.
-const ROLL_AGAIN: Duration = Duration::from_secs(1);
+/// How often it is tried again to get room for more of the log.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// A run of durable frames on its way to the tables.
 pub(crate) type Run = Vec<Durable<Arc<Commit>>>;
@@ -54,7 +54,7 @@ pub(crate) struct Writer {
     pub(crate) tail: Arc<Tail>,
     pub(crate) applier: Sender<Run>,
     pub(crate) metrics: WriterMetrics,
-    /// Set while there is no room for the next segment; publishes are refused meanwhile.
+    /// Set while there is no room for more of the log; publishes are refused meanwhile.
     pub(crate) no_segment: Arc<AtomicBool>,
     /// Says which streams there are.
     pub(crate) streams: Tables,
@@ -96,7 +96,7 @@ impl Writer {
             let first = match self.next_request() {
                 Ok(first) => first,
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Err(reason) = self.roll() {
+                    if let Err(reason) = self.try_again() {
                         failed(&reason);
                         return refuse_until_stopped(&self.inbox, &reason);
                     }
@@ -116,20 +116,23 @@ impl Writer {
         }
     }
 
-    /// Waits for work; while there is no room for the next segment, only so long until it is time
-    /// to try again.
+    /// Waits for work; while there is no room for more of the log, only so long until it is time to
+    /// try again.
     fn next_request(&self) -> Result<Request, RecvTimeoutError> {
         match self.no_segment.load(Ordering::Relaxed) {
             false => self
                 .inbox
                 .recv()
                 .map_err(|_| RecvTimeoutError::Disconnected),
-            true => self.inbox.recv_timeout(ROLL_AGAIN),
+            true => self.inbox.recv_timeout(TRY_AGAIN),
         }
     }
 
     fn one_group(&mut self, first: Request, gathered: &mut Gathered) -> Result<(), String> {
-        self.gather(first, gathered);
+        let room = self.gather(first, gathered);
+        if room.is_err() {
+            self.note_room(room)?;
+        }
         let started = Instant::now();
         let bytes = self.log.pending_bytes();
         self.log.write().map_err(|error| error.to_string())?;
@@ -153,7 +156,21 @@ impl Writer {
     /// Goes on in the next segment. Without room for one, publishes are refused until there is; what
     /// is on its way still goes into this one.
     fn roll(&mut self) -> Result<(), String> {
-        match self.log.roll(self.sequencer.checkpoint()) {
+        let rolled = self.log.roll(self.sequencer.checkpoint());
+        self.note_room(rolled)
+    }
+
+    /// Looks whether there is room again: for the next segment, or for a group in this one.
+    fn try_again(&mut self) -> Result<(), String> {
+        if self.log.wants_roll() {
+            return self.roll();
+        }
+        let made = self.log.make_room(GROUP_BYTES);
+        self.note_room(made)
+    }
+
+    fn note_room(&self, made: Result<(), WriteError>) -> Result<(), String> {
+        match made {
             Ok(()) => {
                 self.no_segment.store(false, Ordering::Relaxed);
                 Ok(())
@@ -169,8 +186,9 @@ impl Writer {
     }
 
     /// Sequences what is waiting, up to [`GROUP_BYTES`], into frames that are appended but not
-    /// durable.
-    fn gather(&mut self, first: Request, gathered: &mut Gathered) {
+    /// durable. What the log has no room for is refused before it is sequenced, and so is all that
+    /// comes after it.
+    fn gather(&mut self, first: Request, gathered: &mut Gathered) -> Result<(), WriteError> {
         let Self {
             sequencer,
             log,
@@ -180,13 +198,23 @@ impl Writer {
         } = self;
         let streams = streams.streams();
         let mut frame = sequencer.open();
-        let mut bytes = 0;
+        let (mut bytes, mut log_bytes) = (0, 0);
+        let mut room = Ok(());
         let mut next = Some(first);
         while let Some(request) = next {
             match request {
                 Request::Publish(submission) => {
                     bytes += submission.budget.permits;
-                    frame = add_submission(frame, log, &streams, submission, gathered);
+                    log_bytes += submission.most_log_bytes();
+                    if room.is_ok() {
+                        room = log.make_room(log_bytes);
+                    }
+                    match &room {
+                        Ok(()) => {
+                            frame = add_submission(frame, log, &streams, submission, gathered);
+                        }
+                        Err(error) => refuse(submission, &refusal(error)),
+                    }
                 }
                 Request::Pass(passed) => gathered.passed.push(passed),
                 Request::Stop => gathered.stop = true,
@@ -197,6 +225,17 @@ impl Writer {
             };
         }
         let _ = turn(frame, log, gathered);
+        room
+    }
+}
+
+fn refusal(error: &WriteError) -> Error {
+    match error {
+        WriteError::NoSpace { path } => {
+            let why = "what is free is too little for more of the log";
+            error::disk_full(why, &path.display().to_string())
+        }
+        error => error::failed(&error.to_string()),
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `clean` | [`Cleaner`]: retention, compaction, rewriting, the floor |
 //! | `segment`, `entry`, `index`, `mark`, `trims` | the files, byte by byte; see docs/format/log.md |
 //! | `seal` | the thread that seals segments and prepares the next |
+//! | `room` | what is reserved before it is written |
 //! | `scan` | walking over the entries of a file |
 //! | `settled` | [`settled_segments`]: what opening a log leaves as it is |
 //! | `shared` | what writer, readers and cleaner share |
@@ -26,6 +27,7 @@ mod index;
 mod mark;
 mod reader;
 mod recover;
+mod room;
 mod scan;
 mod seal;
 mod segment;
@@ -44,6 +46,7 @@ pub use index::Filter;
 pub use mark::Proof;
 pub use reader::{Chunk, LogReader, ReadError};
 pub use recover::{Damage, OpenError, Opened, Progress, Recovery};
+pub use room::most_entry_bytes;
 pub use segment::SegmentFault;
 pub use settled::settled_segments;
 pub use verify::{Event, Finding, Verified, VerifyError, verify};

@@ -10,6 +10,7 @@ use anabranch_core::id::Position;
 use super::index::{NewEntry, SegmentIndex};
 use super::mark::MarkFile;
 use super::recover::{self, OpenError, Opened, Progress};
+use super::room::reserve;
 use super::seal::{Sealer, write_seal};
 use super::segment::{FIRST_ENTRY_AT, SegmentId};
 use super::shared::Shared;
@@ -24,9 +25,9 @@ const GROUP_BUFFER_BYTES: usize = 8 << 20;
 /// Why something could not be made durable.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// There is no room for the next segment. Nothing has failed yet: the log can go on when there
-    /// is room again, and be read meanwhile.
-    #[error("no space left for the next segment of the log in {path}; free some space")]
+    /// There is no room for the next segment, or for more of this one. Nothing has failed yet: the
+    /// log can go on when there is room again, and be read meanwhile.
+    #[error("no space left for more of the log in {path}; free some space")]
     NoSpace {
         /// Where the segments are.
         path: PathBuf,
@@ -75,21 +76,24 @@ struct Target {
     first: Position,
     /// Where the next entry goes.
     end: u64,
+    /// Up to where there is room in it.
+    reserved: u64,
     /// Whether the segment after it is being prepared.
     has_successor: bool,
 }
 
 impl Target {
-    fn of(shared: &Shared) -> Self {
+    fn of(shared: &Shared) -> io::Result<Self> {
         let state = shared.state.read();
-        Self {
+        Ok(Self {
             file: Arc::clone(&state.active.file),
             path: state.active.path.clone(),
             id: state.active.id,
             first: state.active.index.first(),
             end: state.active.index.end(),
+            reserved: state.active.file.length()?,
             has_successor: false,
-        }
+        })
     }
 }
 
@@ -137,7 +141,7 @@ impl Log {
         options: LogOptions,
     ) -> io::Result<Self> {
         let sealer = Sealer::start(Arc::clone(&shared), identity, options)?;
-        let target = Target::of(&shared);
+        let target = Target::of(&shared)?;
         let durable = shared.state.read().next();
         Ok(Self {
             shared,
@@ -170,6 +174,31 @@ impl Log {
             appended_at: now_ms,
             length: self.group.len() - before,
         });
+    }
+
+    /// Sees to it that a group of this many bytes finds room; see [`most_entry_bytes`]. To be called
+    /// before anything of it is sequenced, since what is sequenced has to be written.
+    ///
+    /// [`most_entry_bytes`]: super::most_entry_bytes
+    ///
+    /// # Errors
+    /// [`WriteError::NoSpace`] leaves everything as it was: it may be tried again. Any other error
+    /// is final.
+    pub fn make_room(&mut self, bytes: usize) -> Result<(), WriteError> {
+        let needed = self.target.end + super::fields::length(bytes);
+        if needed <= self.target.reserved {
+            return Ok(());
+        }
+        self.check()?;
+        for length in [needed.max(self.options.segment_bytes), needed] {
+            let reserved = reserve(&*self.target.file, length);
+            if self.poisoning("reserve room in", reserved)? {
+                self.target.reserved = length;
+                return Ok(());
+            }
+        }
+        let path = self.shared.dir.clone();
+        Err(WriteError::NoSpace { path })
     }
 
     /// Bytes of the group so far.
@@ -284,7 +313,8 @@ impl Log {
             next => self.poisoning("begin the segment after", next)?,
         };
         let segment = self.shared.state.write().roll(next);
-        self.target = Target::of(&self.shared);
+        let target = Target::of(&self.shared);
+        self.target = self.poisoning("begin the segment after", target)?;
         let moved = self.advance_mark();
         self.poisoning("write the mark of", moved)?;
         self.sealer.seal(segment, checkpoint);
@@ -303,6 +333,12 @@ impl Log {
         let removed = self.sealer.discard_prepared();
         self.poisoning("remove the segment after", removed)?;
         let sealed = self.seal_active(checkpoint);
+        if let Err(error) = &sealed
+            && error.kind() == io::ErrorKind::StorageFull
+        {
+            tracing::warn!(path = %self.target.path.display(), "no room to seal the log, the next start reads its end");
+            return Ok(());
+        }
         self.poisoning("seal", sealed)?;
         let closed = self.marks.close();
         self.poisoning("write the mark of", closed)

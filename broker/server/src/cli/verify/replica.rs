@@ -34,7 +34,8 @@ impl Replica {
     fn fill(&self, dir: &Path, tables: &Path) -> io::Result<()> {
         fs::create_dir_all(&self.path)?;
         for file in files(dir)? {
-            if file.file_name().is_some_and(|name| name != "lock") {
+            let name = file.file_name().unwrap_or_default();
+            if name != "lock" && name != "ballast" {
                 copy(&file, &self.path)?;
             }
         }

@@ -7,8 +7,9 @@ use anabranch_core::sequencer::Sequencer;
 
 use super::super::index::{SegmentIndex, Summary};
 use super::super::mark::Proof;
+use super::super::room::reserve;
 use super::super::scan::{Scanner, look_behind, read_range};
-use super::super::seal::{begin_segment, create_preallocated, write_seal};
+use super::super::seal::{begin_segment, write_seal};
 use super::super::segment::{FIRST_ENTRY_AT, Footer};
 use super::super::shared::{Active, LoadError, Segment, State, load_sealed};
 use super::super::trims::Trims;
@@ -288,8 +289,8 @@ impl Walk<'_, '_> {
         if written_end > end {
             file.truncate(end).map_err(io_at("cut", &path))?;
         }
-        file.preallocate(bytes.max(end))
-            .and_then(|()| file.sync_data())
+        reserve(&*file, bytes.max(end))
+            .and_then(|_| file.sync_data())
             .map_err(io_at("preallocate", &path))?;
         self.active = Some(Active {
             id: segment.id,
@@ -388,8 +389,8 @@ impl Walk<'_, '_> {
         loaded
             .file
             .truncate(end)
-            .and_then(|()| loaded.file.preallocate(bytes))
-            .and_then(|()| loaded.file.sync_data())
+            .and_then(|()| reserve(&*loaded.file, bytes))
+            .and_then(|_| loaded.file.sync_data())
             .map_err(failed)?;
         Ok(Active {
             id: loaded.id,
@@ -404,8 +405,13 @@ impl Walk<'_, '_> {
         let base = self.sequencer.vector();
         let index = SegmentIndex::new(self.sequencer.next_position(), base, FIRST_ENTRY_AT);
         let temp = context.dir.join("first.temp");
-        create_preallocated(context.disk, &temp, context.options.segment_bytes)
+        // Without room it begins small: writes are refused until it can grow, reads go on.
+        context
+            .disk
+            .create(&temp)
             .and_then(|file| {
+                reserve(&*file, context.options.segment_bytes)?;
+                file.sync_data()?;
                 let prepared = (temp.as_path(), file);
                 begin_segment(
                     context.disk,

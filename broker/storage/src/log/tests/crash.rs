@@ -240,6 +240,52 @@ fn a_full_disk_at_a_roll_leaves_the_log_as_it_was() {
 }
 
 #[test]
+fn a_full_disk_in_the_middle_of_a_segment_leaves_the_log_as_it_was() {
+    let disk = MemoryDisk::new(5);
+    let mut broker = open(&disk).unwrap();
+    let held = disk.reserved();
+    let written = vec![broker.put(&[filler(1, 0, 900)])];
+    disk.set_capacity(held);
+    broker.log.make_room(2000).unwrap();
+    for _ in 0..2 {
+        let full = broker.log.make_room(5000);
+        assert!(matches!(full, Err(WriteError::NoSpace { .. })));
+        assert_eq!(disk.reserved(), held, "nothing of it was kept");
+    }
+    assert_same(&broker.all(), &written);
+    disk.set_capacity(held + 5000);
+    broker.log.make_room(5000).unwrap();
+    let written = [written, vec![broker.append(&[filler(1, 1, 4500)])]].concat();
+    disk.set_capacity(disk.reserved());
+    broker.log.sync().unwrap();
+    assert_same(&broker.all(), &written);
+    broker.close().unwrap();
+    assert_same(&open(&disk).unwrap().all(), &written);
+}
+
+#[test]
+fn a_log_opens_on_a_full_disk_and_is_written_when_there_is_room() {
+    for close in [false, true] {
+        let disk = MemoryDisk::new(5);
+        let mut broker = open(&disk).unwrap();
+        let mut written = vec![broker.put(&[filler(1, 0, 900)])];
+        if close {
+            broker.close().unwrap();
+        }
+        disk.set_capacity(disk.reserved());
+        let mut broker = open(&disk).unwrap();
+        assert_same(&broker.all(), &written);
+        disk.set_capacity(disk.reserved());
+        let full = broker.log.make_room(9000);
+        assert!(matches!(full, Err(WriteError::NoSpace { .. })));
+        disk.set_capacity(u64::MAX);
+        broker.log.make_room(2000).unwrap();
+        written.push(broker.put(&[filler(1, 1, 900)]));
+        assert_same(&open(&disk).unwrap().all(), &written);
+    }
+}
+
+#[test]
 fn sealing_in_the_background_leads_to_the_same_log() {
     let temp = tempfile::tempdir().unwrap();
     let options = LogOptions {

@@ -1,0 +1,33 @@
+//! Room for what is to be written, reserved before it is.
+
+use std::io;
+
+use anabranch_core::frame::{FIXED_HEADER_BYTES, PART_HEADER_BYTES};
+
+use super::entry::{ALIGNMENT, ENTRY_HEADER_BYTES, STORED_PART_BYTES};
+use crate::disk::DiskFile;
+
+/// Reserves this much for a file. False when there is no room; then the file is as it was.
+pub(crate) fn reserve(file: &dyn DiskFile, length: u64) -> io::Result<bool> {
+    let held = file.length()?;
+    match file.preallocate(length) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            // Some file systems keep what they found before they noticed.
+            file.truncate(held)?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The most that a frame of this broker, with so many parts and bytes of batches, takes in the
+/// log. Contexts are empty while it has no peers.
+#[must_use]
+pub fn most_entry_bytes(parts: usize, batches: usize) -> usize {
+    ENTRY_HEADER_BYTES
+        + FIXED_HEADER_BYTES
+        + parts * (STORED_PART_BYTES + PART_HEADER_BYTES)
+        + batches
+        + ALIGNMENT
+}
