@@ -1,5 +1,5 @@
-//! What the README's two commands do: install what a bare machine lacks, then run the demo or all
-//! tests.
+//! What the README's commands do: install what a bare machine lacks, then run the demo, all tests or
+//! the program.
 //!
 //! | module | holds |
 //! |---|---|
@@ -17,6 +17,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -25,7 +26,8 @@ fn main() -> ExitCode {
     let done = match task.to_str() {
         Some("demo") => demo(&rest),
         Some("test") => test(&rest),
-        _ => Err("expected a task: demo or test".to_owned()),
+        Some("program") => program(&rest),
+        _ => Err("expected a task: demo, test or program".to_owned()),
     };
     match done {
         Ok(code) => code,
@@ -37,44 +39,81 @@ fn main() -> ExitCode {
 }
 
 fn demo(arguments: &[OsString]) -> Result<ExitCode, String> {
+    prepare_first_build()?;
+    run(program_build())?;
+    become_program([OsString::from("demo")].iter().chain(arguments))
+}
+
+fn program(arguments: &[OsString]) -> Result<ExitCode, String> {
+    let mut build = program_build();
+    if program_path().exists() {
+        build.arg("--quiet");
+    } else {
+        prepare_first_build()?;
+    }
+    run(build)?;
+    become_program(arguments)
+}
+
+fn prepare_first_build() -> Result<(), String> {
     debian::install(&requirements::missing_for_building())?;
     note_first_build();
-    let mut command = cargo("run");
-    let binary = [
-        "--quiet",
-        "--package",
-        "anabranch-server",
-        "--bin",
-        "anabranch",
-    ];
-    command.args(binary).args(["--", "demo"]).args(arguments);
-    // The demo takes this process's place, so that Ctrl-C reaches it alone.
-    let error = command.exec();
-    Err(format!("cargo could not be started: {error}"))
+    Ok(())
+}
+
+/// Builds the program as the tests build it. The example stands for what only tests depend on:
+/// with it, cargo chooses the features of every crate as it does for the tests, so that nothing
+/// is compiled twice, and what was tested is what runs.
+fn program_build() -> Command {
+    let mut build = cargo("build");
+    build.args(["--workspace", "--bin", "anabranch", "--example", "publish"]);
+    build
+}
+
+fn program_path() -> PathBuf {
+    target_folder().join("release/anabranch")
+}
+
+/// The program takes this process's place, so that Ctrl-C reaches it alone.
+fn become_program<'a>(
+    arguments: impl IntoIterator<Item = &'a OsString>,
+) -> Result<ExitCode, String> {
+    let program = program_path();
+    let error = Command::new(&program).args(arguments).exec();
+    Err(format!(
+        "{} could not be started: {error}",
+        program.display()
+    ))
 }
 
 fn test(arguments: &[OsString]) -> Result<ExitCode, String> {
-    debian::install(&requirements::missing_for_building())?;
-    let path = python::path_with_packages(&target_folder())?;
+    let target = target_folder();
+    let mut missing = requirements::missing_for_building();
+    missing.extend(python::missing(&target));
+    debian::install(&missing)?;
+    python::prepare(&target)?;
     note_first_build();
+    let started = Instant::now();
     // Tests that start the program find it beside themselves. `cargo test` alone would not build
     // it, and building it apart would compile what it shares with the tests twice.
     let mut build = cargo("build");
     build.args(["--workspace", "--all-targets"]);
     run(build)?;
     let mut tests = cargo("test");
-    tests.arg("--workspace").args(arguments).env("PATH", path);
-    run(tests)
+    tests.arg("--workspace").args(arguments);
+    run(tests)?;
+    eprintln!("all passed, after {} s", started.elapsed().as_secs());
+    Ok(ExitCode::SUCCESS)
 }
 
-fn run(mut command: Command) -> Result<ExitCode, String> {
+fn run(mut command: Command) -> Result<(), String> {
     let status = command
         .status()
         .map_err(|error| format!("cargo could not be started: {error}"))?;
     if status.success() {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
-    Err(format!("{command:?} failed: {status}"))
+    Err(format!("{} failed: {status}", debian::shown(&command)))
 }
 
 /// Cargo, as it was called, in the workspace, with the one profile.

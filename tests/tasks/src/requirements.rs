@@ -17,7 +17,7 @@ const COMPILER: Requirement = Requirement {
     package: "g++",
 };
 const LIBCLANG: Requirement = Requirement {
-    what: "libclang, which reads RocksDB's headers",
+    what: "libclang with its own headers, which reads those of RocksDB",
     package: "libclang-dev",
 };
 
@@ -28,7 +28,12 @@ pub(crate) fn missing_for_building() -> Vec<Requirement> {
     if !starts(&compiler) {
         missing.push(COMPILER);
     }
-    if !folders_with_libclang().any(|folder| holds_libclang(&folder)) {
+    let folders = folders_with_libraries();
+    let library = folders.iter().any(|folder| holds_libclang(folder));
+    let headers = starts("clang")
+        || std::env::var_os("BINDGEN_EXTRA_CLANG_ARGS").is_some()
+        || folders.iter().any(|folder| holds_headers(folder));
+    if !(library && headers) {
         missing.push(LIBCLANG);
     }
     missing
@@ -42,40 +47,52 @@ pub(crate) fn starts(program: &str) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Where the build looks for libclang, in short.
-fn folders_with_libclang() -> impl Iterator<Item = PathBuf> {
+/// Where the build looks for libclang.
+fn folders_with_libraries() -> Vec<PathBuf> {
     let named = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from);
-    let plain = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib"].map(PathBuf::from);
-    let by_machine = folders_in("/usr/lib", |name| name.ends_with("-linux-gnu"));
-    let by_version = folders_in("/usr/lib", |name| name.starts_with("llvm"))
-        .into_iter()
-        .map(|folder| folder.join("lib"));
-    named
-        .into_iter()
-        .chain(plain)
-        .chain(by_machine)
-        .chain(by_version)
+    let mut folders: Vec<_> = named.into_iter().collect();
+    for root in [
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/local/lib",
+        "/usr/local/lib64",
+    ] {
+        add_folders(&mut folders, PathBuf::from(root), 2);
+    }
+    folders
 }
 
-fn folders_in(parent: &str, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| wanted(&entry.file_name().to_string_lossy()))
-        .map(|entry| entry.path())
-        .collect()
+fn add_folders(found: &mut Vec<PathBuf>, folder: PathBuf, depth: usize) {
+    if depth > 0 {
+        for path in entries_in(&folder).filter(|path| path.is_dir()) {
+            add_folders(found, path, depth - 1);
+        }
+    }
+    found.push(folder);
 }
 
+fn entries_in(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path())
+}
+
+/// Whether the folder, or the file itself, which `LIBCLANG_PATH` may name too, is libclang.
 fn holds_libclang(path: &Path) -> bool {
-    let is_library = |name: &str| {
-        let versioned = name == "libclang.so"
-            || name.starts_with("libclang.so.")
-            || name.starts_with("libclang-");
-        versioned && name.contains(".so")
-    };
-    let mut entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    let inside = entries.any(|entry| is_library(&entry.file_name().to_string_lossy()));
-    // LIBCLANG_PATH may name the file itself.
-    inside || path.is_file()
+    path.is_file() || entries_in(path).any(|entry| entry.file_name().is_some_and(is_libclang))
+}
+
+/// The names that the build takes. `libclang-cpp` is another library, which graphics drivers bring.
+fn is_libclang(name: &std::ffi::OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let plain = name == "libclang.so" || name.starts_with("libclang.so.");
+    let versioned = name.starts_with("libclang-") && name.contains(".so");
+    plain || (versioned && !name.contains("-cpp."))
+}
+
+/// Whether the compiler's own headers lie there: libclang comes without them where it was installed
+/// for a program that uses it.
+fn holds_headers(folder: &Path) -> bool {
+    entries_in(&folder.join("clang")).any(|version| version.join("include/stddef.h").is_file())
 }
 
 #[cfg(test)]
@@ -90,5 +107,15 @@ mod tests {
     #[test]
     fn what_cannot_be_started_is_missing() {
         assert!(!starts("a-program-that-does-not-exist"));
+    }
+
+    #[test]
+    fn the_library_of_graphics_drivers_is_not_libclang() {
+        for name in ["libclang.so", "libclang.so.1", "libclang-14.so.14.0.6"] {
+            assert!(is_libclang(name.as_ref()), "{name}");
+        }
+        for name in ["libclang-cpp.so.14", "libclang-cpp.so", "libclang.a"] {
+            assert!(!is_libclang(name.as_ref()), "{name}");
+        }
     }
 }
