@@ -143,6 +143,8 @@ fn note_first_build() {
     let entries = std::fs::read_dir(built).into_iter().flatten().flatten();
     let rocksdb = |name: OsString| name.to_string_lossy().starts_with("librocksdb-sys-");
     if !entries.map(|entry| entry.file_name()).any(rocksdb) {
-        eprintln!("the first build compiles RocksDB: about 16 minutes on two cores, once");
+        eprintln!(
+            "the first build compiles RocksDB (librocksdb-sys): about 16 minutes on two cores, once"
+        );
     }
 }
