@@ -4,7 +4,7 @@ mod memory;
 mod real;
 
 use std::fmt::Debug;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,6 +58,10 @@ pub trait Disk: Debug + Send + Sync {
     /// As the operating system says.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
+    /// Says that a part of a file, which is durable, need not stay in memory. A hint: there may be
+    /// no such file any more, and reading the part is only slower afterwards.
+    fn uncache(&self, path: &Path, offset: u64, length: u64);
+
     /// What tells one start of the machine from the next: within one, the page cache has
     /// survived whatever happened to the process.
     ///
@@ -85,6 +89,14 @@ pub trait DiskFile: Debug + Send + Sync {
     /// # Errors
     /// As the operating system says.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of the pieces, none of them empty, one behind the other. What becomes of them in
+    /// a fault or a power cut is what becomes of one write of all their bytes. Afterwards the
+    /// slices are used up.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn write_pieces_at(&self, pieces: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
 
     /// Reserves space so that the file is at least this long; new bytes are zero.
     ///

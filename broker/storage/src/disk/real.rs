@@ -1,14 +1,18 @@
 //! The operating system's files.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 
 use super::{Disk, DiskFile, FileIdentity};
+
+/// Most pieces that Linux takes in one call (`UIO_MAXIOV`).
+const PIECES_A_CALL: usize = 1024;
 
 /// Files of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,6 +62,13 @@ impl Disk for RealDisk {
         File::open(dir)?.sync_all()
     }
 
+    fn uncache(&self, path: &Path, offset: u64, length: u64) {
+        if let Ok(file) = File::open(path) {
+            // Where it is not understood, the pages stay.
+            let _ = rustix::fs::fadvise(&file, offset, NonZeroU64::new(length), Advice::DontNeed);
+        }
+    }
+
     fn boot_id(&self) -> io::Result<u128> {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
@@ -82,6 +93,23 @@ impl DiskFile for RealFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
+    }
+
+    fn write_pieces_at(&self, mut pieces: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut at = offset;
+        while !pieces.is_empty() {
+            let some = &pieces[..pieces.len().min(PIECES_A_CALL)];
+            match rustix::io::pwritev(&self.0, some, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    IoSlice::advance_slices(&mut pieces, written);
+                    at += u64::try_from(written).map_err(io::Error::other)?;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn preallocate(&self, length: u64) -> io::Result<()> {

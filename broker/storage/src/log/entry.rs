@@ -44,7 +44,7 @@ pub(crate) const MAX_ENTRY_BYTES: usize = ENTRY_HEADER_BYTES
     + ALIGNMENT;
 
 /// Bytes at the front of a stored batch that its own CRC does not cover.
-const BATCH_PREFIX_BYTES: usize = 16;
+pub(crate) const BATCH_PREFIX_BYTES: usize = 16;
 
 /// Why bytes are not the entry they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -198,6 +198,26 @@ pub(crate) fn encode(
     durable: Position,
 ) {
     let start = out.len();
+    let total = encode_front(out, seed, commit, appended_at, durable);
+    out.reserve(start + total - out.len());
+    for part in &commit.parts {
+        if let Some(batch) = &part.batch {
+            out.extend_from_slice(&batch.stored_prefix(part.base_offset));
+            out.extend_from_slice(&batch.bytes()[BATCH_PREFIX_BYTES..]);
+        }
+    }
+    out.resize(start + total, 0);
+}
+
+/// Appends what comes before the batches of an entry, and returns the length of all of it.
+pub(crate) fn encode_front(
+    out: &mut Vec<u8>,
+    seed: u32,
+    commit: &Commit,
+    appended_at: u64,
+    durable: Position,
+) -> usize {
+    let start = out.len();
     let bodies: usize = commit
         .parts
         .iter()
@@ -206,7 +226,7 @@ pub(crate) fn encode(
     let parts = commit.parts.len();
     let body_at = ENTRY_HEADER_BYTES + parts * STORED_PART_BYTES + commit.header_bytes.len();
     let total = (body_at + bodies).next_multiple_of(ALIGNMENT);
-    out.reserve(total);
+    out.reserve(body_at);
     out.extend_from_slice(&ENTRY_MAGIC.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&short_length(total).to_le_bytes());
@@ -228,13 +248,7 @@ pub(crate) fn encode(
     let crc = crc32c::crc32c_append(seed, &out[start + 8..]);
     out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
     out.extend_from_slice(&commit.header_bytes);
-    for part in &commit.parts {
-        if let Some(batch) = &part.batch {
-            out.extend_from_slice(&batch.stored_prefix(part.base_offset));
-            out.extend_from_slice(&batch.bytes()[BATCH_PREFIX_BYTES..]);
-        }
-    }
-    out.resize(start + total, 0);
+    total
 }
 
 /// An entry read back.

@@ -14,6 +14,8 @@
 //! | `verify` | [`verify()`]: every checksum and every cross-reference |
 //! | `clean` | [`Cleaner`]: retention, compaction, rewriting, the floor |
 //! | `segment`, `entry`, `index`, `mark`, `trims` | the files, byte by byte; see docs/format/log.md |
+//! | `group` | what waits for the next write |
+//! | `hurried` | what need not stay in the page cache |
 //! | `seal` | the thread that seals segments and prepares the next |
 //! | `room` | what is reserved before it is written |
 //! | `scan` | walking over the entries of a file |
@@ -23,6 +25,8 @@
 mod clean;
 mod entry;
 mod fields;
+mod group;
+mod hurried;
 mod index;
 mod mark;
 mod reader;

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use anabranch_core::frame::Commit;
 use anabranch_core::id::Position;
 
+use super::LogOptions;
+use super::group::Group;
+use super::hurried::Hurried;
 use super::index::{NewEntry, SegmentIndex};
 use super::mark::MarkFile;
 use super::recover::{self, OpenError, Opened, Progress};
@@ -14,13 +17,9 @@ use super::room::reserve;
 use super::seal::{Sealer, write_seal};
 use super::segment::{FIRST_ENTRY_AT, SegmentId};
 use super::shared::Shared;
-use super::{LogOptions, entry};
 use crate::data_dir::{DataDir, Identity};
 use crate::disk::{Disk, DiskFile};
 use crate::durable::Durable;
-
-/// Capacity that the group buffer keeps between groups.
-const GROUP_BUFFER_BYTES: usize = 8 << 20;
 
 /// Why something could not be made durable.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +57,9 @@ pub struct Log {
     options: LogOptions,
     target: Target,
     /// Entries that are not written yet, as they will lie in the file.
-    group: Vec<u8>,
+    group: Group,
+    /// What of the log need not stay in the page cache.
+    hurried: Hurried,
     pending: Vec<Pending>,
     /// Whether the group is with the operating system already.
     written: bool,
@@ -142,6 +143,7 @@ impl Log {
     ) -> io::Result<Self> {
         let sealer = Sealer::start(Arc::clone(&shared), identity, options)?;
         let target = Target::of(&shared)?;
+        let hurried = Hurried::new(&target.path, target.end);
         let durable = shared.state.read().next();
         Ok(Self {
             shared,
@@ -149,7 +151,8 @@ impl Log {
             marks,
             options,
             target,
-            group: Vec::new(),
+            group: Group::default(),
+            hurried,
             pending: Vec::new(),
             written: false,
             durable,
@@ -166,13 +169,12 @@ impl Log {
         let next = self.durable.get() + super::fields::length(self.pending.len());
         assert_eq!(commit.position.get(), next, "positions are dense");
         assert!(!self.written, "a group that is written is closed");
-        let before = self.group.len();
         let seed = self.target.id.seed();
-        entry::encode(&mut self.group, seed, &commit, now_ms, self.durable);
+        let length = self.group.push(seed, &commit, now_ms, self.durable);
         self.pending.push(Pending {
             commit: Arc::new(commit),
             appended_at: now_ms,
-            length: self.group.len() - before,
+            length,
         });
     }
 
@@ -217,7 +219,7 @@ impl Log {
         if self.pending.is_empty() || self.written {
             return Ok(());
         }
-        let written = self.target.file.write_at(&self.group, self.target.end);
+        let written = self.group.write(&*self.target.file, self.target.end);
         self.poisoning("write", written)?;
         self.written = true;
         Ok(())
@@ -241,10 +243,10 @@ impl Log {
         self.durable =
             Position::new(self.durable.get() + super::fields::length(self.pending.len()));
         self.group.clear();
-        self.group.shrink_to(GROUP_BUFFER_BYTES);
         let moved = self.advance_mark();
         self.poisoning("write the mark of", moved)?;
         self.prepare_in_time();
+        self.give_back();
         Ok(self.publish())
     }
 
@@ -254,6 +256,14 @@ impl Log {
         let half_full = self.target.end >= self.options.segment_bytes / 2;
         if half_full && !std::mem::replace(&mut self.target.has_successor, half_full) {
             self.sealer.prepare();
+        }
+    }
+
+    fn give_back(&mut self) {
+        if let Some(last) = self.pending.last() {
+            let disk = &*self.shared.disk;
+            self.hurried
+                .advance(disk, self.target.end, last.appended_at);
         }
     }
 
@@ -315,6 +325,7 @@ impl Log {
         let segment = self.shared.state.write().roll(next);
         let target = Target::of(&self.shared);
         self.target = self.poisoning("begin the segment after", target)?;
+        self.hurried.roll(&self.target.path);
         let moved = self.advance_mark();
         self.poisoning("write the mark of", moved)?;
         self.sealer.seal(segment, checkpoint);

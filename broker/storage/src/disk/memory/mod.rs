@@ -3,7 +3,7 @@
 mod state;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -227,6 +227,8 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn uncache(&self, _: &Path, _: u64, _: u64) {}
+
     fn boot_id(&self) -> io::Result<u128> {
         Ok(u128::from(self.state.lock().boot))
     }
@@ -276,6 +278,15 @@ impl DiskFile for MemoryFile {
             state.change(inode, Change::Write(at, bytes.to_vec()));
             Ok(())
         })
+    }
+
+    fn write_pieces_at(&self, pieces: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        // One change, which tears at sectors wherever the pieces meet.
+        let bytes: Vec<u8> = pieces
+            .iter()
+            .flat_map(|piece| piece.iter().copied())
+            .collect();
+        self.write_at(&bytes, offset)
     }
 
     fn preallocate(&self, length: u64) -> io::Result<()> {
@@ -347,6 +358,32 @@ mod tests {
             assert!(file.write_at(b"x", 0).is_err(), "old handles are gone");
         }
         assert!((5..45).contains(&lost), "{lost} of 50 lost the write");
+    }
+
+    #[test]
+    fn a_write_of_pieces_tears_as_one_write_of_all_their_bytes() {
+        let bytes: Vec<u8> = (0..5000u32).map(|n| n.to_le_bytes()[0]).collect();
+        let after_a_power_cut = |seed, write: &dyn Fn(&dyn DiskFile)| {
+            let disk = MemoryDisk::new(seed);
+            let path = Path::new("/d/f");
+            let file = disk.create(path).unwrap();
+            file.preallocate(6000).unwrap();
+            file.sync_data().unwrap();
+            disk.sync_dir(Path::new("/d")).unwrap();
+            write(&*file);
+            let operations = disk.operations();
+            disk.power_cycle();
+            (operations, disk.content(path))
+        };
+        for seed in 0..50 {
+            let whole = after_a_power_cut(seed, &|file| file.write_at(&bytes, 100).unwrap());
+            let pieces = after_a_power_cut(seed, &|file| {
+                let cuts = [&bytes[..7], &bytes[7..3000], &bytes[3000..]];
+                let mut pieces = cuts.map(IoSlice::new);
+                file.write_pieces_at(&mut pieces, 100).unwrap();
+            });
+            assert!(whole == pieces, "seed {seed}");
+        }
     }
 
     #[test]
