@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use anabranch_client::Error as ClientError;
 use anabranch_protocol::error::{Code, Problem};
+use anabranch_storage::data_dir::DataDirError;
 
 use crate::config::ConfigError;
+use crate::node::StartError;
 use crate::serve::ServeError;
 
 /// Why a command did not succeed.
@@ -66,11 +68,25 @@ impl Kind {
             if let Some(ServeError::Listen { .. }) = cause.downcast_ref() {
                 return Self::Conflict;
             }
+            if let Some(StartError::DataDir(error)) = cause.downcast_ref() {
+                return Self::of_data_dir(error);
+            }
+            if let Some(error) = cause.downcast_ref() {
+                return Self::of_data_dir(error);
+            }
             if let Some(error) = cause.downcast_ref::<std::io::Error>() {
                 return Self::of_io(error.kind());
             }
         }
         Self::Error
+    }
+
+    fn of_data_dir(error: &DataDirError) -> Self {
+        match error {
+            DataDirError::InUse { .. } | DataDirError::OtherCluster { .. } => Self::Conflict,
+            DataDirError::Io { source, .. } => Self::of_io(source.kind()),
+            _ => Self::Error,
+        }
     }
 
     fn of_client(error: &ClientError) -> Self {
@@ -151,6 +167,9 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_core::id::ClusterId;
+    use anabranch_storage::data_dir::DataDir;
+
     use super::*;
 
     #[test]
@@ -161,6 +180,17 @@ mod tests {
         let inner = anyhow::anyhow!("inner");
         let told = Failure::from(inner.context("outer")).message();
         assert_eq!(told, "outer: inner");
+    }
+
+    #[test]
+    fn a_folder_that_another_process_has_is_a_conflict() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || DataDir::open(folder.path(), ClusterId::of("test"), 1);
+        let _held = open().unwrap();
+        let failure = Failure::from(ServeError::from(StartError::from(open().unwrap_err())));
+        assert_eq!(failure.kind.exit_code(), 4);
+        let failure = Failure::from(anyhow::Error::new(open().unwrap_err()).context("AB7001"));
+        assert_eq!(failure.kind.exit_code(), 4);
     }
 
     #[test]

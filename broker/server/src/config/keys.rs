@@ -179,7 +179,7 @@ sections! {
         subscriptions: usize = 1_000, Bound::of(1, 100_000);
         /// A WebSocket that was silent this long is pinged; one that stays silent as long again is closed.
         ping_interval_seconds: Duration = Duration::from_secs(20), Bound::of(1, 3_600);
-        /// How long a client may take to send its request head, or its first WebSocket message.
+        /// How long a client may take to send its request head, or its first WebSocket message. An HTTP connection without a request is closed after the same time.
         header_timeout_seconds: Duration = Duration::from_secs(10), Bound::of(1, 600);
         /// How long a client may take to send a request body.
         body_timeout_seconds: Duration = Duration::from_secs(60), Bound::of(1, 3_600);

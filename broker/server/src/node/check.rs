@@ -82,3 +82,44 @@ pub(crate) fn check_keys(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use anabranch_core::batch::{BatchBuilder, Compression, NewRecord};
+    use anabranch_core::id::StreamName;
+
+    use super::*;
+
+    fn check(merge: MergeMode, value: &[u8]) -> Result<Batch, Error> {
+        let definition = StreamDefinition::new(StreamName::parse("rows").unwrap(), merge);
+        let mut builder = BatchBuilder::default();
+        let record = NewRecord {
+            key: Some(b"key"),
+            value: Some(value),
+            ..NewRecord::default()
+        };
+        builder.push(&record).unwrap();
+        let batch = builder.finish_compressed(Compression::Zstd, None).unwrap();
+        check_batch(&definition, batch.bytes().clone())
+    }
+
+    /// Within the limit of one batch, so that only their number would fill the memory.
+    #[test]
+    fn a_small_batch_that_inflates_beyond_measure_is_refused_by_a_table() {
+        let bomb = vec![0; 4 << 20];
+        let refused = check(MergeMode::Lww, &bomb).unwrap_err();
+        assert_eq!(refused.code, Code::BatchTooLarge, "{refused:?}");
+        assert!(refused.detail.contains("uncompressed"), "{refused:?}");
+        // Nobody inflates it in the broker.
+        check(MergeMode::Append, &bomb).unwrap();
+    }
+
+    #[test]
+    fn what_compresses_well_is_taken() {
+        check(MergeMode::Lww, &vec![0; ALWAYS_INFLATED - 1024]).unwrap();
+        let text: Vec<u8> = (0u32..40_000)
+            .flat_map(|n| n.to_string().into_bytes())
+            .collect();
+        check(MergeMode::Lww, &text).unwrap();
+    }
+}

@@ -7,6 +7,9 @@
 //! Whatever arrived while the last group was being synced becomes the next group, so groups grow
 //! with the load and a lone publish waits for nobody.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -53,7 +53,8 @@ fn with_code(error: DataDirError) -> anyhow::Error {
         DataDirError::NewerFormat { .. } => "AB7002 ",
         _ => "",
     };
-    anyhow::anyhow!("{code}{error}")
+    let told = format!("{code}{error}");
+    anyhow::Error::new(error).context(told)
 }
 
 fn verify_log(dir: &DataDir, report: &mut Report) -> anyhow::Result<Verified> {

@@ -1,0 +1,138 @@
+//! The writer by itself, on a disk in memory that fails when it is told to.
+
+use std::path::Path;
+
+use anabranch_core::batch::{BatchBuilder, NewRecord};
+use anabranch_core::id::{BrokerId, ClusterId, PartitionId, StreamId};
+use anabranch_core::stream::StreamDefinition;
+use anabranch_storage::data_dir::Identity;
+use anabranch_storage::disk::{Fault, MemoryDisk};
+use anabranch_storage::log::{Background, LogOptions};
+use anabranch_storage::tables::TablesOptions;
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+
+use super::super::publish::Group;
+use super::*;
+
+/// A writer, and what its threads would hold.
+struct Scene {
+    writer: Writer,
+    disk: MemoryDisk,
+    _runs: Receiver<Run>,
+    _tables: TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let disk = MemoryDisk::new(1);
+        let identity = Identity {
+            cluster: ClusterId::new(1),
+            broker: BrokerId::new(1),
+        };
+        let options = LogOptions {
+            segment_bytes: 1 << 20,
+            background: Background::Inline,
+        };
+        let on: Arc<MemoryDisk> = Arc::new(disk.clone());
+        let opened = Log::open_at(on, Path::new("/data"), identity, options, &mut |_| ()).unwrap();
+        let folder = TempDir::new().unwrap();
+        let (tables, _) = Tables::open(folder.path(), TablesOptions::default()).unwrap();
+        let (applier, runs) = crossbeam_channel::unbounded();
+        let next = opened.reader.next_position();
+        let seen = opened.sequencer.vector();
+        let writer = Writer {
+            sequencer: opened.sequencer,
+            log: opened.log,
+            inbox: crossbeam_channel::unbounded().1,
+            tail: Arc::new(Tail::new(identity.cluster, 1 << 20, seen, next)),
+            applier,
+            metrics: WriterMetrics::register(),
+            no_segment: Arc::default(),
+            streams: tables,
+        };
+        Self {
+            writer,
+            disk,
+            _runs: runs,
+            _tables: folder,
+        }
+    }
+
+    /// What a publish is answered, and how its group ended.
+    fn publish(&mut self, to: StreamId, durability: Durability) -> (Answered, Result<(), String>) {
+        let mut batch = BatchBuilder::default();
+        let record = NewRecord {
+            key: Some(b"key"),
+            value: Some(b"value"),
+            ..NewRecord::default()
+        };
+        batch.push(&record).unwrap();
+        let publish = Publish {
+            stream: to,
+            partition: PartitionId::new(0),
+            batch: batch.finish(None).unwrap(),
+        };
+        let (reply, mut answer) = oneshot::channel();
+        let submission = Submission {
+            publishes: vec![Numbered {
+                id: 0,
+                group: Group::One(publish),
+                durability,
+            }],
+            reply: Reply::Once(reply),
+            budget: Budget {
+                broker: Arc::new(Semaphore::new(0)),
+                connection: None,
+                permits: 1,
+            },
+        };
+        let mut gathered = Gathered::default();
+        let ended = self
+            .writer
+            .one_group(Request::Publish(submission), &mut gathered);
+        (answer.try_recv().ok(), ended)
+    }
+}
+
+/// The answer, if there was one.
+type Answered = Option<Result<Ack, Error>>;
+
+#[test]
+fn memory_acknowledgements_are_sent_after_the_write_and_before_the_sync() {
+    let stream = StreamDefinition::system().id();
+    // The write itself is the next operation of the disk, the sync the one after it.
+    for (failing, is_acknowledged) in [(1, false), (2, true)] {
+        let mut scene = Scene::new();
+        let operation = scene.disk.operations() + failing;
+        scene.disk.inject(operation, Fault::Io);
+        let (answer, ended) = scene.publish(stream, Durability::Memory);
+        assert!(ended.is_err(), "operation {failing}");
+        let acknowledged = matches!(answer, Some(Ok(_)));
+        assert_eq!(acknowledged, is_acknowledged, "operation {failing}");
+    }
+}
+
+#[test]
+fn disk_acknowledgements_are_sent_after_the_sync() {
+    let stream = StreamDefinition::system().id();
+    for failing in [1, 2] {
+        let mut scene = Scene::new();
+        let operation = scene.disk.operations() + failing;
+        scene.disk.inject(operation, Fault::Io);
+        let (answer, ended) = scene.publish(stream, Durability::Disk);
+        assert!(ended.is_err() && !matches!(answer, Some(Ok(_))));
+    }
+    let (answer, ended) = Scene::new().publish(stream, Durability::Disk);
+    assert!(ended.is_ok() && matches!(answer, Some(Ok(_))));
+}
+
+/// It was there when the surface looked.
+#[test]
+fn a_publish_to_a_stream_that_was_deleted_meanwhile_is_refused() {
+    let mut scene = Scene::new();
+    let (answer, ended) = scene.publish(StreamId::new(77), Durability::Disk);
+    ended.unwrap();
+    let refused = answer.unwrap().unwrap_err();
+    assert_eq!(refused.code, Code::NoSuchStream, "{refused:?}");
+}
