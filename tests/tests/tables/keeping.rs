@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use anabranch_protocol::error::Code;
 use anabranch_protocol::record::Record;
+use anabranch_protocol::ws::ServerMessage;
 use anabranch_tests::broker::Broker;
 use anabranch_tests::condition::eventually;
 use anabranch_tests::follow::Follower;
 use anabranch_tests::home::Home;
-use anabranch_tests::wire::subscribe;
+use anabranch_tests::wire::{Wire, publish, subscribe};
 use serde_json::{Value, json};
 
 use super::{table, verify};
@@ -140,4 +142,59 @@ async fn check_fold(broker: &Broker, expected: &BTreeMap<String, Value>) {
         .send("DELETE", "/v1/tables/rows/rows/the%20end", &[], "")
         .await;
     assert_eq!(gone.status, 200);
+}
+
+/// Publishes without waiting until the stream is gone, and everything is answered.
+async fn publish_until_it_is_gone(mut wire: Wire) {
+    let (mut sent, mut answered, mut gone) = (0, 0, false);
+    while !gone || answered < sent {
+        while !gone && sent < answered + 300 {
+            let record = Record::value(b"before".as_slice());
+            wire.send(&publish(sent, "again", vec![record])).await;
+            sent += 1;
+        }
+        match wire.next().await.unwrap().message() {
+            ServerMessage::Ack(ack) => answered += ack.rows.len() as u64,
+            ServerMessage::Error(error) => {
+                assert_eq!(error.problem.code, Code::NoSuchStream, "{error:?}");
+                answered += 1;
+                gone = true;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// What was on its way when a stream was deleted does not come back with a new one of its name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_made_again_is_empty_whatever_was_being_published() {
+    let home = Home::new();
+    let broker = Broker::start(&home).await;
+    let http = broker.http();
+    for round in 0..20 {
+        broker.create(json!({"name": "again"})).await;
+        let mut publishers = Vec::new();
+        for _ in 0..3 {
+            let wire = broker.connect().await;
+            publishers.push(tokio::spawn(publish_until_it_is_gone(wire)));
+        }
+        let held = http.json("/v1/streams/again").await["offsets"][0]["first"].clone();
+        eventually("publishing", async || {
+            let shown = http.json("/v1/streams/again").await;
+            (shown["offsets"][0]["next"].as_u64()? > held.as_u64()? + 200).then_some(())
+        })
+        .await;
+        let deleted = http.send("DELETE", "/v1/streams/again", &[], "").await;
+        assert_eq!(deleted.status, 204, "{deleted:?}");
+        for publisher in publishers {
+            publisher.await.unwrap();
+        }
+        broker.create(json!({"name": "again"})).await;
+        let path = "/v1/streams/again/records?from=earliest&limit=1";
+        let records = http.json(path).await["records"].clone();
+        assert_eq!(records, json!([]), "round {round}");
+        let deleted = http.send("DELETE", "/v1/streams/again", &[], "").await;
+        assert_eq!(deleted.status, 204, "{deleted:?}");
+    }
+    broker.stop().await;
 }
