@@ -121,10 +121,19 @@ async fn a_flood_of_connections_is_refused_and_health_stays_in_reach() {
         held.push(TcpStream::connect(scene.broker.address()).await.unwrap());
     }
     scene.is_undisturbed().await;
-    drop(held.split_off(50));
+    drop(held.split_off(45));
+    let mut free = false;
     anabranch_tests::condition::eventually("a place for the crowded", async || {
+        if free {
+            held.push(TcpStream::connect(scene.broker.address()).await.unwrap());
+        }
         let http = scene.broker.http();
         let answer = http.try_send("GET", "/v1/streams", &[], "").await.ok()?;
+        // A connection from before the flood may have kept its place until the flood was over.
+        free = answer.status == 200;
+        if free {
+            return None;
+        }
         let _ = answer.problem(503, "AB2202");
         assert_ne!(answer.header("retry-after"), "");
         assert_eq!(http.get("/livez").await.status, 200);
