@@ -10,6 +10,7 @@
 //! | [`vector`] | version vectors, and the tokens and cursors that clients carry |
 //! | [`batch`] | Kafka's record batch v2: checked once, then passed on as bytes |
 //! | [`frame`] | the unit of append and replication: header, parts, hash chain |
+//! | [`gap`] | what is left of frames of which nothing is left |
 //! | [`stream`] | what a stream is: merge mode, partitions, retention |
 //! | [`partitioner`] | which partition a key belongs to |
 //! | [`producer`] | idempotent producers: a retried publish counts once |
@@ -22,6 +23,7 @@
 pub mod batch;
 pub mod clock;
 pub mod frame;
+pub mod gap;
 pub mod id;
 pub mod limits;
 pub mod lww;

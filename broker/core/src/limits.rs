@@ -31,6 +31,9 @@ pub const TARGET_FRAME_BYTES: usize = 1024 * 1024;
 /// Largest frame: the target, plus one transaction of two full batches that may not be split.
 pub const MAX_FRAME_BYTES: usize = 2 * MAX_BATCH_BYTES + TARGET_FRAME_BYTES;
 
+/// Most partitions that one gap of dropped frames names. Bounds it to about 2 MiB.
+pub const MAX_GAP_PARTITIONS: usize = 65_536;
+
 /// Most bytes of context in one frame header: room for 1,000 origins.
 pub const MAX_CONTEXT_BYTES: usize = 32 * 1024;
 
