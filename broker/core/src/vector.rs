@@ -17,6 +17,11 @@ pub struct VersionVector {
 }
 
 impl VersionVector {
+    /// That of who has nothing.
+    pub const EMPTY: Self = Self {
+        entries: BTreeMap::new(),
+    };
+
     /// The highest sequence held of an origin; [`Sequence::NONE`] when there is none.
     #[must_use]
     pub fn get(&self, origin: Origin) -> Sequence {

@@ -13,7 +13,7 @@
 //! | `recover` | opening a log, whatever state it was left in |
 //! | `verify` | [`verify()`]: every checksum and every cross-reference |
 //! | `clean` | [`Cleaner`]: retention, compaction, rewriting, the floor |
-//! | `segment`, `entry`, `index`, `mark`, `trims` | the files, byte by byte; see docs/format/log.md |
+//! | `segment`, `entry`, `gap`, `index`, `mark`, `trims` | the files, byte by byte; see docs/format/log.md |
 //! | `group` | what waits for the next write |
 //! | `hurried` | what need not stay in the page cache |
 //! | `seal` | the thread that seals segments and prepares the next |
@@ -25,6 +25,7 @@
 mod clean;
 mod entry;
 mod fields;
+mod gap;
 mod group;
 mod hurried;
 mod index;

@@ -127,6 +127,25 @@ impl LogReader {
         self.shared.state.read().trims.of(stream)
     }
 
+    /// Whether records or deletes of the stream are gone that whoever has seen just this would
+    /// miss.
+    #[must_use]
+    pub fn misses(&self, stream: StreamId, seen: &VersionVector) -> bool {
+        !seen.covers(self.shared.state.read().trims.gone(stream))
+    }
+
+    /// The last frame of each origin of which records or deletes of the stream are gone.
+    #[must_use]
+    pub fn gone(&self, stream: StreamId) -> VersionVector {
+        self.shared.state.read().trims.gone(stream).clone()
+    }
+
+    /// The place behind the last record of the stream that a trim has dropped.
+    #[must_use]
+    pub fn gone_to(&self, stream: StreamId) -> Position {
+        self.shared.state.read().trims.gone_to(stream)
+    }
+
     /// Reads the frames that hold something wanted from `from` on, until they are `max_bytes`
     /// together, but at least one if there is any. Where nothing more follows, the chunk is empty
     /// and its `next` is [`LogReader::next_position`] or near it.
@@ -299,7 +318,7 @@ impl LogReader {
         let key = (stream, partition);
         let entry_in = |index: &super::index::SegmentIndex| {
             let extents = &index.list(key)?.extents;
-            let at = extents.partition_point(|e| e.base_offset.advance(e.records.into()) <= offset);
+            let at = extents.partition_point(|e| e.base_offset.advance(e.records) <= offset);
             let extent = extents.get(at).filter(|e| e.base_offset <= offset)?;
             Some(index.position_of(extent.entry))
         };
@@ -334,7 +353,9 @@ impl LogReader {
         };
         let first_in = |index: &super::index::SegmentIndex| {
             let list = index.list(key)?;
-            Some(list.since(index.entry_of(kept)).first()?.base_offset)
+            let mut since = list.since(index.entry_of(kept)).iter();
+            // Where the trim lies inside a gap, some of that was before it.
+            Some(since.find(|extent| extent.bytes > 0)?.base_offset)
         };
         for segment in segment {
             let begins = segment

@@ -9,13 +9,42 @@ use super::entry::{
     ALIGNMENT, ENTRY_HEADER_BYTES, ENTRY_MAGIC, Entry, EntryFault, EntryHeader, MAX_ENTRY_BYTES,
 };
 use super::fields::length;
+use super::gap::{self, StoredGap};
+use super::index::SegmentIndex;
 use super::segment::SegmentId;
 use crate::disk::DiskFile;
 
 /// Bytes read at a time.
 const WINDOW_BYTES: usize = 4 << 20;
 
-/// Reads entries in order.
+/// What lies at one place of a segment.
+#[derive(Clone, Debug)]
+pub(crate) enum Found {
+    /// A frame, of which something may be dropped.
+    Entry(Entry),
+    /// Frames that are dropped whole.
+    Gap(StoredGap),
+}
+
+impl Found {
+    /// The position that comes after it.
+    pub(crate) fn next_position(&self) -> Position {
+        match self {
+            Self::Entry(entry) => entry.commit.position.next(),
+            Self::Gap(gap) => gap.gap.next_position(),
+        }
+    }
+
+    /// Adds it to the index of what was found before.
+    pub(crate) fn push_to(&self, index: &mut SegmentIndex) {
+        match self {
+            Self::Entry(entry) => index.push_stored(entry.as_new(), &entry.stored),
+            Self::Gap(gap) => index.push_gap(&gap.gap, gap.appended_at, gap.length),
+        }
+    }
+}
+
+/// Reads entries and gaps in order.
 #[derive(Debug)]
 pub(crate) struct Scanner<'a> {
     file: &'a dyn DiskFile,
@@ -56,9 +85,14 @@ impl<'a> Scanner<'a> {
         self.at >= self.end
     }
 
-    /// Reads the next entry, which should be this position. After a fault it stays where it is.
-    pub(crate) fn next(&mut self, position: Position) -> io::Result<Result<Entry, EntryFault>> {
+    /// Reads what comes next, which should be this position. After a fault it stays where it is.
+    pub(crate) fn next(&mut self, position: Position) -> io::Result<Result<Found, EntryFault>> {
         let front = self.bytes(ENTRY_HEADER_BYTES)?;
+        match gap::peek(&front) {
+            Ok(None) => {}
+            Ok(Some(bytes)) => return self.gap(position, bytes),
+            Err(fault) => return Ok(Err(fault)),
+        }
         let header = match EntryHeader::peek(&front) {
             Ok(header) => header,
             Err(fault) => return Ok(Err(fault)),
@@ -68,7 +102,15 @@ impl<'a> Scanner<'a> {
         if read.is_ok() {
             self.at += length(header.length);
         }
-        Ok(read)
+        Ok(read.map(Found::Entry))
+    }
+
+    fn gap(&mut self, position: Position, bytes: usize) -> io::Result<Result<Found, EntryFault>> {
+        let read = gap::read(&self.bytes(bytes)?, self.seed, position);
+        if read.is_ok() {
+            self.at += length(bytes);
+        }
+        Ok(read.map(Found::Gap))
     }
 
     /// The bytes from here on, as many as asked for or as there are.

@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
     /// Where the segments are.
     pub(crate) dir: PathBuf,
+    /// Size at which a segment is sealed.
+    pub(crate) segment_bytes: u64,
     pub(crate) state: RwLock<State>,
     cache: Mutex<Cache>,
 }
@@ -163,10 +165,11 @@ impl Cache {
 }
 
 impl Shared {
-    pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf, state: State) -> Self {
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64, state: State) -> Self {
         Self {
             disk,
             dir,
+            segment_bytes,
             state: RwLock::new(state),
             cache: Mutex::new(Cache::default()),
         }
@@ -205,12 +208,12 @@ impl Shared {
         let mut index = SegmentIndex::new(first, base.clone(), FIRST_ENTRY_AT);
         let mut scanner = Scanner::new(&*file, segment.id, FIRST_ENTRY_AT, entries_end);
         while index.next() < next {
-            let Ok(entry) = scanner.next(index.next())? else {
+            let Ok(found) = scanner.next(index.next())? else {
                 return Err(LoadError::Index(
                     "both its index and its entries are damaged",
                 ));
             };
-            index.push_stored(entry.as_new(), &entry.stored);
+            found.push_to(&mut index);
         }
         Ok(Loaded {
             id: segment.id,

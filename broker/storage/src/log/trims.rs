@@ -1,19 +1,21 @@
 //! Up to where retention has dropped the records of each stream.
 //!
 //! `DIR/log/trims` holds the table twice, so that one damaged byte loses nothing, and is replaced
-//! as a whole: magic "ABTRIMS1", crc u32 over what follows, floor u64, count u32, then stream u64,
-//! trim u64 and cleaned u64 each. Segments that end at or before the floor may be gone.
+//! as a whole: magic "ABTRIMS2", crc u32 over what follows, floor u64, count u32, then stream u64,
+//! trim u64, cleaned u64, gone to u64, and gone, a vector behind its length, each. Segments that end
+//! at or before the floor may be gone.
 
 use std::io;
 use std::path::Path;
 
 use anabranch_core::id::{Position, StreamId};
+use anabranch_core::vector::VersionVector;
 use hashbrown::HashMap;
 
-use super::fields::{Fields, Malformed, short_length};
+use super::fields::{Fields, Malformed, put_vector, short_length};
 use crate::disk::{Disk, read_small, replace};
 
-const MAGIC: &[u8; 8] = b"ABTRIMS1";
+const MAGIC: &[u8; 8] = b"ABTRIMS2";
 const FILE: &str = "trims";
 
 /// Room for a million streams.
@@ -26,13 +28,32 @@ pub(crate) struct Trims {
     streams: HashMap<StreamId, Trim>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 struct Trim {
     /// Records before this position are dropped.
     before: Position,
     /// Replaced records before this position have been looked for.
     cleaned: Position,
+    gone: Gone,
 }
+
+/// What a stream has lost that a follower might miss.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Gone {
+    /// The place behind the last record that a trim has dropped.
+    pub(crate) to: Position,
+    /// The last frame of each origin that held such a record, or a delete that was dropped.
+    pub(crate) frames: VersionVector,
+}
+
+const NOTHING: &Trim = &Trim {
+    before: Position::new(0),
+    cleaned: Position::new(0),
+    gone: Gone {
+        to: Position::new(0),
+        frames: VersionVector::EMPTY,
+    },
+};
 
 impl Trims {
     /// First position from which the stream's records are kept.
@@ -45,8 +66,18 @@ impl Trims {
         self.get(stream).cleaned
     }
 
-    fn get(&self, stream: StreamId) -> Trim {
-        self.streams.get(&stream).copied().unwrap_or_default()
+    /// The last frame of each origin of which something is gone that a follower might miss.
+    pub(crate) fn gone(&self, stream: StreamId) -> &VersionVector {
+        &self.get(stream).gone.frames
+    }
+
+    /// The place behind the last record that a trim has dropped.
+    pub(crate) fn gone_to(&self, stream: StreamId) -> Position {
+        self.get(stream).gone.to
+    }
+
+    fn get(&self, stream: StreamId) -> &Trim {
+        self.streams.get(&stream).unwrap_or(NOTHING)
     }
 
     /// First position that must be there.
@@ -65,12 +96,25 @@ impl Trims {
         self.streams.is_empty()
     }
 
-    /// Moves a trim forward; says whether it moved.
-    pub(crate) fn raise(&mut self, stream: StreamId, position: Position) -> bool {
+    /// Moves a trim forward, which drops these; says whether it moved.
+    pub(crate) fn raise(&mut self, stream: StreamId, position: Position, gone: &Gone) -> bool {
         if position <= self.of(stream) {
             return false;
         }
-        self.streams.entry(stream).or_default().before = position;
+        let trim = self.streams.entry(stream).or_default();
+        trim.before = position;
+        trim.gone.to = trim.gone.to.max(gone.to);
+        trim.gone.frames.merge(&gone.frames);
+        true
+    }
+
+    /// Notes that deletes of these frames are dropped; says whether that is new.
+    pub(crate) fn note_deletes(&mut self, stream: StreamId, frames: &VersionVector) -> bool {
+        if self.gone(stream).covers(frames) {
+            return false;
+        }
+        let trim = self.streams.entry(stream).or_default();
+        trim.gone.frames.merge(frames);
         true
     }
 
@@ -85,13 +129,15 @@ impl Trims {
 
     fn encode(&self) -> Vec<u8> {
         let mut rows: Vec<_> = self.streams.iter().collect();
-        rows.sort_unstable();
+        rows.sort_unstable_by_key(|(stream, _)| **stream);
         let mut body = self.floor.get().to_le_bytes().to_vec();
         body.extend_from_slice(&short_length(rows.len()).to_le_bytes());
         for (stream, trim) in rows {
-            for number in [stream.get(), trim.before.get(), trim.cleaned.get()] {
+            let positions = [trim.before, trim.cleaned, trim.gone.to].map(Position::get);
+            for number in std::iter::once(stream.get()).chain(positions) {
                 body.extend_from_slice(&number.to_le_bytes());
             }
+            put_vector(&mut body, &trim.gone.frames);
         }
         let mut copy = MAGIC.to_vec();
         copy.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
@@ -113,8 +159,15 @@ impl Trims {
         let count = fields.u32()?;
         for _ in 0..count {
             let stream = StreamId::new(fields.u64()?);
-            trims.raise(stream, Position::new(fields.u64()?));
-            trims.raise_cleaned(stream, Position::new(fields.u64()?));
+            let trim = Trim {
+                before: Position::new(fields.u64()?),
+                cleaned: Position::new(fields.u64()?),
+                gone: Gone {
+                    to: Position::new(fields.u64()?),
+                    frames: fields.vector()?,
+                },
+            };
+            trims.streams.insert(stream, trim);
         }
         if fields.is_empty() {
             Ok(trims)
@@ -150,14 +203,26 @@ impl Trims {
 mod tests {
     use super::*;
     use crate::disk::MemoryDisk;
+    use anabranch_core::id::{BrokerId, Epoch, Origin, Sequence};
 
     #[test]
     fn trims_survive_any_one_flipped_bit() {
         let (disk, dir) = (MemoryDisk::new(1), Path::new("/d"));
         let mut trims = Trims::default();
-        assert!(trims.raise(StreamId::new(1), Position::new(10)));
-        assert!(!trims.raise(StreamId::new(1), Position::new(9)));
-        assert!(trims.raise(StreamId::new(2), Position::new(5)));
+        let mut gone = Gone {
+            to: Position::new(8),
+            ..Gone::default()
+        };
+        let origin = Origin {
+            broker: BrokerId::new(1),
+            epoch: Epoch::new(2),
+        };
+        gone.frames.advance(origin, Sequence::new(7));
+        assert!(trims.raise(StreamId::new(1), Position::new(10), &gone));
+        assert!(!trims.raise(StreamId::new(1), Position::new(9), &gone));
+        assert!(trims.raise(StreamId::new(2), Position::new(5), &Gone::default()));
+        assert!(!trims.note_deletes(StreamId::new(1), &gone.frames));
+        assert!(trims.note_deletes(StreamId::new(2), &gone.frames));
         assert!(trims.raise_floor(Position::new(3)));
         trims.store(&disk, dir).unwrap();
         let path = dir.join(FILE);

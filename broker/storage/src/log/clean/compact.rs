@@ -100,9 +100,8 @@ impl Run<'_> {
     pub(super) fn find_replaced(&self) -> Result<Newest, CleanError> {
         let mut newest = Newest {
             seed: self.shared.disk.random().unwrap_or_default(),
-            keys: HashMap::new(),
-            streams: HashMap::new(),
             deletes: self.deletes(),
+            ..Newest::nothing()
         };
         let sealed = self.sealed();
         let Some(end) = sealed.last().map(|segment| segment.summary.next) else {
@@ -240,6 +239,16 @@ impl Run<'_> {
 }
 
 impl Newest {
+    /// What is known when nothing is compacted.
+    pub(super) fn nothing() -> Self {
+        Self {
+            seed: 0,
+            keys: HashMap::new(),
+            streams: HashMap::new(),
+            deletes: Deletes::Kept,
+        }
+    }
+
     fn hash(&self, stream: StreamId, key: &[u8]) -> u128 {
         // The seed is drawn for each run, so that nobody can choose keys that collide.
         twox::xxh3::xxh3_128_with_seed(key, self.seed ^ stream.get())

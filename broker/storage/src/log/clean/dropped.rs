@@ -12,7 +12,9 @@ impl Cleaner {
     /// # Errors
     /// When it cannot be written down.
     pub fn drop_stream(&mut self, stream: StreamId, before: Position) -> Result<(), CleanError> {
-        self.raise([stream], before)
+        let mut run = self.run();
+        run.drop_before(stream, before);
+        run.save_trims()
     }
 
     /// Drops all records of streams that are not defined: their deletion was cut short by the end
@@ -32,23 +34,17 @@ impl Cleaner {
         };
         undefined.sort_unstable();
         undefined.dedup();
-        undefined.retain(|&stream| self.run().has_records_before(stream, next));
-        if !undefined.is_empty() {
-            self.raise(undefined.iter().copied(), next)?;
-        }
-        Ok(undefined)
-    }
-
-    fn raise(
-        &mut self,
-        streams: impl IntoIterator<Item = StreamId>,
-        before: Position,
-    ) -> Result<(), CleanError> {
         let mut run = self.run();
-        for stream in streams {
-            run.trims.raise(stream, before);
+        let mut dropped = Vec::new();
+        for stream in undefined {
+            if run.drop_before(stream, next) {
+                dropped.push(stream);
+            }
         }
-        run.save_trims()
+        if !dropped.is_empty() {
+            run.save_trims()?;
+        }
+        Ok(dropped)
     }
 
     /// A run that has no policies.
@@ -61,5 +57,15 @@ impl Cleaner {
             trims: Trims::clone(&self.shared.state.read().trims),
             report: Report::default(),
         }
+    }
+}
+
+impl Run<'_> {
+    /// Raises a stream's trim; says whether it has anything before.
+    fn drop_before(&mut self, stream: StreamId, before: Position) -> bool {
+        let gone = self.records_before(stream, before);
+        self.trims
+            .raise(stream, before, &gone.clone().unwrap_or_default());
+        gone.is_some()
     }
 }

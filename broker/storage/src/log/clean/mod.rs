@@ -4,14 +4,18 @@
 //!    still there.
 //! 2. Of keyed streams, records that a later one of their key has replaced are found.
 //! 3. Sealed segments of which enough is dead are rewritten beside the old file, which the new one
-//!    then replaces. Entries and frame headers stay, so positions stay dense and chains verify.
-//! 4. Segments at the front of the log that hold nothing alive are removed; what follows knows by
+//!    then replaces. Entries stay while something of them does; neighbours of which nothing is
+//!    left become a gap, which keeps positions dense and chains connected.
+//! 4. Small segments that follow each other are put together.
+//! 5. Segments at the front of the log that hold nothing alive are removed; what follows knows by
 //!    its base vector which frames are gone.
 //!
 //! Each step is durable before the next relies on it, so a crash at any moment loses nothing.
 
 mod compact;
+mod copy;
 mod dropped;
+mod merge;
 mod rewrite;
 mod trim;
 
@@ -28,8 +32,8 @@ use super::trims::Trims;
 use super::{LogReader, ReadError};
 use compact::Newest;
 
-/// Segments at the end of the log that are never removed: the checkpoint of the first of them is
-/// what the second can be rebuilt from.
+/// Segments at the end of the log that are never removed, and keep all entries: each can be
+/// rebuilt from the checkpoint of the one before, should its own be damaged.
 const KEPT_SEGMENTS: usize = 2;
 
 /// A segment is rewritten when this much of it is dead by trims, in percent. Less would copy more
@@ -58,6 +62,8 @@ pub struct Report {
     pub trimmed: Vec<(StreamId, Position)>,
     /// Segments that were rewritten.
     pub rewritten: usize,
+    /// Segments that were put together with others.
+    pub merged: usize,
     /// Segments that were removed.
     pub removed: usize,
     /// Bytes that were freed.
@@ -78,9 +84,10 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} streams trimmed, {} segments rewritten, {} removed, {} bytes freed",
+            "{} streams trimmed, {} segments rewritten, {} put together, {} removed, {} bytes freed",
             self.trimmed.len(),
             self.rewritten,
+            self.merged,
             self.removed,
             self.freed_bytes
         )?;
@@ -165,6 +172,7 @@ impl Cleaner {
         run.rewrite_where_due(&newest)?;
         run.note_cleaned(&newest)?;
         run.drop_front()?;
+        run.merge_small()?;
         Ok(run.report)
     }
 }

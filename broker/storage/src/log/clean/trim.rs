@@ -1,5 +1,6 @@
 //! Up to where a stream's limits reach.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use anabranch_core::id::{Position, StreamId};
@@ -7,6 +8,7 @@ use anabranch_core::stream::MergeMode;
 
 use super::super::index::SegmentIndex;
 use super::super::shared::{Loaded, Segment};
+use super::super::trims::Gone;
 use super::{CleanError, Policy, Run};
 
 impl Run<'_> {
@@ -17,7 +19,8 @@ impl Run<'_> {
                 continue;
             }
             let wanted = self.limit_of(stream, policy)?;
-            if self.has_records_before(stream, wanted) && self.trims.raise(stream, wanted) {
+            let gone = self.records_before(stream, wanted);
+            if gone.is_some_and(|gone| self.trims.raise(stream, wanted, &gone)) {
                 self.report.trimmed.push((stream, wanted));
             }
         }
@@ -85,26 +88,51 @@ impl Run<'_> {
         Ok(Position::default())
     }
 
-    /// Whether something of the stream is stored from its trim up to here.
-    pub(super) fn has_records_before(&self, stream: StreamId, position: Position) -> bool {
+    /// What is stored of a stream from its trim up to here; `None` if it is nothing.
+    pub(super) fn records_before(&self, stream: StreamId, position: Position) -> Option<Gone> {
         let trim = self.trims.of(stream);
-        let state = self.shared.state.read();
-        let sealed = state.segments.iter().any(|segment| {
-            let summary = &segment.summary;
-            summary.first < position
-                && summary.next > trim
-                && summary.stream(stream).iter().any(|p| p.bytes > 0)
-        });
-        let index = &state.active.index;
-        let in_active = |list: &super::super::index::ExtentList| {
-            let from = list.since(index.entry_of(trim)).first();
-            list.key.0 == stream && from.is_some_and(|e| index.position_of(e.entry) < position)
+        let mut gone = Gone::default();
+        let segments = {
+            let state = self.shared.state.read();
+            note_records(&state.active.index, stream, trim..position, &mut gone);
+            state.segments.clone()
         };
-        sealed || (index.first() < position && index.lists().iter().any(in_active))
+        for segment in &segments {
+            let summary = &segment.summary;
+            let within = summary.first < position && summary.next > trim;
+            if within && summary.stream(stream).iter().any(|p| p.bytes > 0) {
+                match self.loaded(segment) {
+                    Ok(loaded) => note_records(&loaded.index, stream, trim..position, &mut gone),
+                    Err(error) => {
+                        // Whatever it holds is dropped; so is what it might hold.
+                        tracing::error!(%error, "taking all of the segment for the stream's");
+                        gone.frames.merge(&summary.vector_after());
+                        gone.to = gone.to.max(summary.next.min(position));
+                    }
+                }
+            }
+        }
+        Some(gone).filter(|gone| !gone.frames.is_empty())
     }
 
     pub(super) fn loaded(&self, segment: &Arc<Segment>) -> Result<Arc<Loaded>, CleanError> {
         Ok(self.reader.loaded(segment, segment.summary.first)?)
+    }
+}
+
+/// Notes which frames of an index hold something of a stream in a range.
+fn note_records(index: &SegmentIndex, stream: StreamId, range: Range<Position>, gone: &mut Gone) {
+    if index.first() >= range.end {
+        return;
+    }
+    let (from, end) = (index.entry_of(range.start), index.entry_of(range.end));
+    for list in index.lists().iter().filter(|list| list.key.0 == stream) {
+        let within = list.since(from).iter().take_while(|e| e.entry < end);
+        for extent in within.filter(|extent| extent.bytes > 0) {
+            let (origin, sequence) = index.last_frame(extent.entry);
+            gone.frames.advance(origin, sequence);
+            gone.to = gone.to.max(index.position_of(extent.entry).next());
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Summary and index as they lie in a sealed segment.
 //!
 //! ```text
-//! summary  first, next, base vector, end of the entries,
+//! summary  first, next, base vector, end of the entries, entries, hollow bytes,
 //!          origins: broker u64, epoch, first sequence, last sequence
 //!          last timestamp, last append
 //!          partitions: stream u64, partition u16, first offset, next offset, bytes
-//! index    per entry: length in units of 8, [origin], sequence, timestamp, appended at
+//! index    gaps: entry, frames
+//!          per entry: length in units of 8, [origin], sequence, timestamp, appended at
 //!          per partition of the summary: extents: entry, records, bytes
 //! ```
 //!
@@ -18,7 +19,9 @@ use anabranch_core::id::{
 };
 
 use super::super::fields::{Fields, Malformed, length, put_delta, put_varint, put_vector};
-use super::{ALIGNMENT, Extent, ExtentList, OriginRange, PartitionSummary, SegmentIndex, Summary};
+use super::{
+    ALIGNMENT, Extent, ExtentList, OriginRange, PartitionSummary, SegmentIndex, Spans, Summary,
+};
 
 impl Summary {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -27,6 +30,8 @@ impl Summary {
         put_varint(&mut out, self.next.get());
         put_vector(&mut out, &self.base);
         put_varint(&mut out, self.entries_end);
+        put_varint(&mut out, self.entries);
+        put_varint(&mut out, self.hollow);
         put_varint(&mut out, length(self.origins.len()));
         for range in &self.origins {
             out.extend_from_slice(&range.origin.broker.get().to_le_bytes());
@@ -54,6 +59,8 @@ impl Summary {
             next: Position::new(fields.varint()?),
             base: fields.vector()?,
             entries_end: fields.varint()?,
+            entries: fields.varint()?,
+            hollow: fields.varint()?,
             origins: read_all(&mut fields, read_origin)?,
             last_timestamp: HybridTimestamp::new(fields.varint()?),
             last_appended: fields.varint()?,
@@ -109,6 +116,14 @@ impl SegmentIndex {
     /// The index block, which is read together with this summary.
     pub(crate) fn encode(&self, summary: &Summary) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.len() * 12);
+        let gaps = self.spans.iter();
+        put_varint(&mut out, length(gaps.len()));
+        let mut entry = 0;
+        for gap in gaps {
+            put_varint(&mut out, u64::from(gap.entry - entry));
+            put_varint(&mut out, gap.frames);
+            entry = gap.entry;
+        }
         let (mut sequence, mut timestamp, mut appended) = (0, 0, 0);
         for entry in 0..self.len() {
             put_varint(&mut out, length(self.place(entry).1 / ALIGNMENT));
@@ -130,7 +145,7 @@ impl SegmentIndex {
             let mut entry = 0;
             for extent in &list.extents {
                 put_varint(&mut out, u64::from(extent.entry - entry));
-                put_varint(&mut out, extent.records.into());
+                put_varint(&mut out, extent.records);
                 put_varint(&mut out, extent.bytes.into());
                 entry = extent.entry;
             }
@@ -146,7 +161,12 @@ impl SegmentIndex {
         let mut fields = Fields::new(bytes);
         let mut index = Self::new(summary.first, summary.base.clone(), first_entry_at);
         index.origins.clone_from(&summary.origins);
-        let count = summary.next.get() - summary.first.get();
+        index.hollow = summary.hollow;
+        let count = u32::try_from(summary.entries).map_err(|_| Malformed)?;
+        index.spans = decode_spans(&mut fields, count)?;
+        if index.spans.next(summary.first, count) != summary.next {
+            return Err(Malformed);
+        }
         for _ in 0..count {
             index.decode_entry(&mut fields)?;
         }
@@ -198,6 +218,25 @@ impl SegmentIndex {
     }
 }
 
+fn decode_spans(fields: &mut Fields<'_>, entries: u32) -> Result<Spans, Malformed> {
+    let mut spans = Spans::default();
+    let mut least = 0u32;
+    let mut positions = 0u64;
+    let mut before = 0u32;
+    for _ in 0..fields.count()? {
+        let entry = before.checked_add(fields.varint_u32()?).ok_or(Malformed)?;
+        let frames = fields.varint()?;
+        positions = positions.checked_add(frames).ok_or(Malformed)?;
+        if entry < least || entry >= entries || frames == 0 || positions >= 1 << 62 {
+            return Err(Malformed);
+        }
+        spans.push(entry, frames);
+        before = entry;
+        least = entry + 1;
+    }
+    Ok(spans)
+}
+
 fn decode_extents(
     fields: &mut Fields<'_>,
     partition: &PartitionSummary,
@@ -212,7 +251,7 @@ fn decode_extents(
         if entry as usize >= entries {
             return Err(Malformed);
         }
-        let records = fields.varint_u32()?;
+        let records = fields.varint()?;
         let bytes = fields.varint_u32()?;
         extents.push(Extent {
             entry,
@@ -220,7 +259,8 @@ fn decode_extents(
             records,
             bytes,
         });
-        base_offset = base_offset.advance(records.into());
+        let next = base_offset.get().checked_add(records).ok_or(Malformed)?;
+        base_offset = Offset::new(next);
     }
     if base_offset == partition.next_offset && !extents.is_empty() {
         Ok(extents)

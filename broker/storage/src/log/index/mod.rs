@@ -6,10 +6,12 @@
 
 mod codec;
 mod plan;
+mod spans;
 mod summary;
 
 use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::frame::Commit;
+use anabranch_core::gap::Gap;
 use anabranch_core::id::{Offset, Origin, PartitionId, Position, Sequence, StreamId};
 use anabranch_core::vector::VersionVector;
 use hashbrown::HashMap;
@@ -19,6 +21,7 @@ use super::fields::short_length;
 
 pub use plan::Filter;
 pub(crate) use plan::{Plan, Planned};
+use spans::Spans;
 pub(crate) use summary::{PartitionSummary, Summary};
 
 /// A partition of a stream.
@@ -32,6 +35,10 @@ pub(crate) struct SegmentIndex {
     base: VersionVector,
     /// Where the next entry begins.
     end: u64,
+    /// Which entries stand for more than one frame.
+    spans: Spans,
+    /// Bytes of entries, not gaps, of which no batch is left.
+    hollow: u64,
     /// Where each entry begins, in units of [`ALIGNMENT`].
     places: Vec<u32>,
     sequences: Vec<u64>,
@@ -69,7 +76,7 @@ pub(crate) struct Extent {
     /// Offset of its first record.
     pub(crate) base_offset: Offset,
     /// Offsets that it spans.
-    pub(crate) records: u32,
+    pub(crate) records: u64,
     /// Bytes still stored; 0 when all was dropped.
     pub(crate) bytes: u32,
 }
@@ -79,13 +86,25 @@ impl ExtentList {
     pub(crate) fn next_offset(&self) -> Offset {
         self.extents
             .last()
-            .map_or_else(Offset::default, |e| e.base_offset.advance(e.records.into()))
+            .map_or_else(Offset::default, |e| e.base_offset.advance(e.records))
     }
 
     /// The extents of entries from this one on.
     pub(crate) fn since(&self, entry: u32) -> &[Extent] {
         &self.extents[self.extents.partition_point(|e| e.entry < entry)..]
     }
+}
+
+/// An entry or a gap, as far as it has a place.
+#[derive(Clone, Copy)]
+struct Place {
+    position: Position,
+    origin: Origin,
+    /// The first and the last.
+    sequences: (Sequence, Sequence),
+    timestamp: HybridTimestamp,
+    appended_at: u64,
+    length: usize,
 }
 
 /// What the index takes over of one entry.
@@ -124,16 +143,17 @@ impl SegmentIndex {
 
     fn push_with(&mut self, new: NewEntry<'_>, stored: &dyn Fn(usize) -> u32) {
         let header = &new.commit.header;
-        assert_eq!(new.commit.position, self.next(), "entries are dense");
-        let entry = short_length(self.places.len());
-        let place = self.end / u64::try_from(ALIGNMENT).expect("small");
-        self.places
-            .push(u32::try_from(place).expect("a segment is far below 32 GiB"));
-        self.sequences.push(header.sequence.get());
-        self.timestamps.push(header.timestamp.get());
-        self.appended.push(new.appended_at);
-        self.note_origin(header.origin, header.sequence);
-        self.end += super::fields::length(new.length);
+        let entry = self.push_place(Place {
+            position: new.commit.position,
+            origin: header.origin,
+            sequences: (header.sequence, header.sequence),
+            timestamp: header.timestamp,
+            appended_at: new.appended_at,
+            length: new.length,
+        });
+        if (0..new.commit.parts.len()).all(|part| stored(part) == 0) {
+            self.hollow += super::fields::length(new.length);
+        }
         let mut last: Option<(Key, usize)> = None;
         for (at, part) in new.commit.parts.iter().enumerate() {
             let key = (part.header.stream, part.header.partition);
@@ -147,17 +167,53 @@ impl SegmentIndex {
             list.bytes += u64::from(bytes);
             match list.extents.last_mut() {
                 Some(extent) if extent.entry == entry => {
-                    extent.records += part.header.records;
+                    extent.records += u64::from(part.header.records);
                     extent.bytes += bytes;
                 }
                 _ => list.extents.push(Extent {
                     entry,
                     base_offset: part.base_offset,
-                    records: part.header.records,
+                    records: part.header.records.into(),
                     bytes,
                 }),
             }
         }
+    }
+
+    /// Adds the gap that follows.
+    pub(crate) fn push_gap(&mut self, gap: &Gap, appended_at: u64, length: usize) {
+        let entry = self.push_place(Place {
+            position: gap.position,
+            origin: gap.origin,
+            sequences: (gap.first, gap.last()),
+            timestamp: gap.timestamp,
+            appended_at,
+            length,
+        });
+        self.spans.push(entry, gap.frames);
+        for part in &gap.parts {
+            let list = self.list_of((part.stream, part.partition));
+            self.lists[list].extents.push(Extent {
+                entry,
+                base_offset: part.base_offset,
+                records: part.records,
+                bytes: 0,
+            });
+        }
+    }
+
+    fn push_place(&mut self, place: Place) -> u32 {
+        assert_eq!(place.position, self.next(), "entries are dense");
+        let entry = short_length(self.places.len());
+        let at = self.end / u64::try_from(ALIGNMENT).expect("small");
+        self.places
+            .push(u32::try_from(at).expect("a segment is far below 32 GiB"));
+        self.sequences.push(place.sequences.0.get());
+        self.timestamps.push(place.timestamp.get());
+        self.appended.push(place.appended_at);
+        self.note_origin(place.origin, place.sequences);
+        self.end += super::fields::length(place.length);
+        entry
     }
 
     fn list_of(&mut self, key: Key) -> usize {
@@ -173,17 +229,17 @@ impl SegmentIndex {
         list as usize
     }
 
-    fn note_origin(&mut self, origin: Origin, sequence: Sequence) {
+    fn note_origin(&mut self, origin: Origin, (first, last): (Sequence, Sequence)) {
         let known = self.origins.iter().position(|range| range.origin == origin);
         let at = known.unwrap_or_else(|| {
             self.origins.push(OriginRange {
                 origin,
-                first: sequence,
-                last: sequence,
+                first,
+                last,
             });
             self.origins.len() - 1
         });
-        self.origins[at].last = sequence;
+        self.origins[at].last = last;
         if self.origins.len() == 1 {
             return;
         }
@@ -201,7 +257,7 @@ impl SegmentIndex {
 
     /// Position after the last entry.
     pub(crate) fn next(&self) -> Position {
-        Position::new(self.first.get() + super::fields::length(self.places.len()))
+        self.spans.next(self.first, short_length(self.places.len()))
     }
 
     /// The frames before the first entry.
@@ -214,7 +270,7 @@ impl SegmentIndex {
         self.end
     }
 
-    /// Entries.
+    /// Entries and gaps.
     pub(crate) fn len(&self) -> usize {
         self.places.len()
     }
@@ -232,12 +288,25 @@ impl SegmentIndex {
 
     /// Which entry a position is; entries are counted from 0.
     pub(crate) fn entry_of(&self, position: Position) -> u32 {
-        let entry = position.get().saturating_sub(self.first.get());
-        u32::try_from(entry).unwrap_or(u32::MAX)
+        let behind = position.get().saturating_sub(self.first.get());
+        u32::try_from(self.spans.entry_of(behind)).unwrap_or(u32::MAX)
     }
 
+    /// The position of an entry, the first one of a gap.
     pub(crate) fn position_of(&self, entry: u32) -> Position {
-        Position::new(self.first.get() + u64::from(entry))
+        self.spans.next(self.first, entry)
+    }
+
+    /// Whether an entry is a gap.
+    pub(crate) fn is_gap(&self, entry: u32) -> bool {
+        self.spans.is_gap(entry)
+    }
+
+    /// Origin and last sequence of an entry.
+    pub(crate) fn last_frame(&self, entry: u32) -> (Origin, Sequence) {
+        let at = entry as usize;
+        let last = self.sequences[at] + (self.spans.frames_of(entry) - 1);
+        (self.range_of(at).origin, Sequence::new(last))
     }
 
     /// Where an entry lies in the file, and how long it is.
@@ -266,10 +335,8 @@ impl SegmentIndex {
         for at in (0..end).rev() {
             let number = usize::from(self.origin_of.get(at).copied().unwrap_or(0));
             if !std::mem::replace(&mut found[number], true) {
-                vector.advance(
-                    self.origins[number].origin,
-                    Sequence::new(self.sequences[at]),
-                );
+                let (origin, last) = self.last_frame(short_length(at));
+                vector.advance(origin, last);
                 missing -= 1;
                 if missing == 0 {
                     break;
@@ -294,14 +361,17 @@ impl SegmentIndex {
         if sequence < range.first || sequence > range.last {
             return None;
         }
-        let entry = if self.origins.len() == 1 {
-            usize::try_from(sequence.get() - range.first.get()).ok()?
-        } else {
-            (0..self.len()).find(|&at| {
-                self.sequences[at] == sequence.get() && self.range_of(at).origin == origin
-            })?
+        if self.origins.len() == 1 {
+            let behind = self.sequences.partition_point(|&s| s <= sequence.get());
+            return Some(short_length(behind - 1));
+        }
+        let holds = |&entry: &u32| {
+            let at = entry as usize;
+            self.sequences[at] <= sequence.get()
+                && self.range_of(at).origin == origin
+                && self.last_frame(entry).1 >= sequence
         };
-        u32::try_from(entry).ok()
+        (0..short_length(self.len())).find(holds)
     }
 
     /// The first entry whose frame is not in `seen`.

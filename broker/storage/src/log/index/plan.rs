@@ -92,7 +92,10 @@ impl SegmentIndex {
             max_bytes,
         };
         let last = match filter.stream() {
-            None => taken.take_while_room(from..self.entry_of(self.next())),
+            None => {
+                let entries = from..self.entry_of(self.next());
+                taken.take_while_room(entries.filter(|&entry| !self.is_gap(entry)))
+            }
             Some(stream) => {
                 let lists = self.lists_of(stream, filter, from);
                 match lists.as_slice() {

@@ -14,6 +14,10 @@ pub(crate) struct Summary {
     /// The frames at positions before the first.
     pub(crate) base: VersionVector,
     pub(crate) entries_end: u64,
+    /// Entries and gaps.
+    pub(crate) entries: u64,
+    /// Bytes of entries, not gaps, of which no batch is left.
+    pub(crate) hollow: u64,
     pub(crate) origins: Vec<OriginRange>,
     pub(crate) last_timestamp: HybridTimestamp,
     /// When its newest entry was appended.
@@ -48,6 +52,8 @@ impl SegmentIndex {
             next: self.next(),
             base: self.base.clone(),
             entries_end: self.end,
+            entries: super::super::fields::length(self.len()),
+            hollow: self.hollow,
             origins: self.origins.clone(),
             last_timestamp: HybridTimestamp::new(
                 self.timestamps.iter().copied().max().unwrap_or(0),

@@ -238,7 +238,8 @@ pub(crate) fn open(
     let Context {
         dir, mut recovery, ..
     } = context;
-    let shared = Arc::new(Shared::new(Arc::clone(&disk), dir.clone(), state));
+    let bytes = options.segment_bytes;
+    let shared = Arc::new(Shared::new(Arc::clone(&disk), dir.clone(), bytes, state));
     let reader = LogReader::new(Arc::clone(&shared));
     let log = Log::new(shared, marks, identity, options).map_err(io_at("start on", &dir))?;
     recovery.took = started.elapsed();

@@ -8,13 +8,13 @@ use anabranch_core::sequencer::Sequencer;
 use super::super::index::{SegmentIndex, Summary};
 use super::super::mark::Proof;
 use super::super::room::reserve;
-use super::super::scan::{Scanner, look_behind, read_range};
+use super::super::scan::{Found, Scanner, look_behind, read_range};
 use super::super::seal::{begin_segment, write_seal};
 use super::super::segment::{FIRST_ENTRY_AT, Footer};
 use super::super::shared::{Active, LoadError, Segment, State, load_sealed};
 use super::super::trims::Trims;
 use super::inspect::{Inspected, Seal};
-use super::{Context, OpenError, io_at};
+use super::{Context, Damage, OpenError, io_at};
 
 /// Brings back the segments that begin at these positions.
 pub(super) fn recover(
@@ -26,6 +26,7 @@ pub(super) fn recover(
     for &first in firsts {
         all.push(context.inspect(first)?);
     }
+    context.finish_merging(&mut all)?;
     context.finish_dropping(&mut all, trims.floor())?;
     if let Some(last) = all.last_mut() {
         context.doubt_last_index(last)?;
@@ -38,6 +39,7 @@ pub(super) fn recover(
         sequencer,
         segments: Vec::new(),
         active: None,
+        forgot: None,
     };
     let count = all.len();
     let firsts: Vec<_> = all.iter().map(|segment| segment.first).collect();
@@ -56,6 +58,28 @@ pub(super) fn recover(
 }
 
 impl Context<'_> {
+    /// Removes segments that a cleaner has put together with the one before, and did not get to
+    /// remove.
+    fn finish_merging(&self, all: &mut Vec<Inspected>) -> Result<(), OpenError> {
+        let mut at = 0;
+        while let [before, segment, ..] = &all[at..] {
+            let held = match &before.seal {
+                Seal::Whole(footer, _) | Seal::Damaged(footer) => footer.next,
+                Seal::None => before.first,
+            };
+            if segment.first >= held {
+                at += 1;
+                continue;
+            }
+            self.disk
+                .remove(&segment.path)
+                .and_then(|()| self.disk.sync_dir(&self.dir))
+                .map_err(segment.io("remove"))?;
+            all.remove(at + 1);
+        }
+        Ok(())
+    }
+
     /// Removes segments below the floor that a cleaner did not get to remove.
     fn finish_dropping(&self, all: &mut Vec<Inspected>, floor: Position) -> Result<(), OpenError> {
         while let [first, second, ..] = all.as_slice()
@@ -130,6 +154,9 @@ struct Walk<'a, 'b> {
     sequencer: Sequencer,
     segments: Vec<Arc<Segment>>,
     active: Option<Active>,
+    /// The segment of which a gap was replayed, if no checkpoint came after it: what the frames in
+    /// the gap told of producers is not in the state.
+    forgot: Option<Damage>,
 }
 
 impl Walk<'_, '_> {
@@ -173,7 +200,10 @@ impl Walk<'_, '_> {
         is_last: bool,
     ) -> Result<(), OpenError> {
         match segment.checkpoint(footer)? {
-            Some(state) => self.sequencer = state,
+            Some(state) => {
+                self.sequencer = state;
+                self.forgot = None;
+            }
             None => return self.rescan(segment, is_last),
         }
         self.believe(segment, summary);
@@ -239,15 +269,28 @@ impl Walk<'_, '_> {
         while !scanner.is_at_end() {
             let at = scanner.at();
             let position = index.next();
-            let entry = match scanner.next(position).map_err(segment.io("read"))? {
-                Ok(entry) => entry,
+            let found = match scanner.next(position).map_err(segment.io("read"))? {
+                Ok(found) => found,
                 Err(fault) => return Ok((index, fault.to_string())),
             };
-            self.adopt(entry.commit.header.origin);
-            self.sequencer
-                .replay(&entry.commit)
-                .map_err(|error| segment.damage(at, position, error))?;
-            index.push_stored(entry.as_new(), &entry.stored);
+            match &found {
+                Found::Entry(entry) => {
+                    self.adopt(entry.commit.header.origin);
+                    self.sequencer.replay(&entry.commit)
+                }
+                Found::Gap(stored) => {
+                    self.forgot = Some(Damage {
+                        path: segment.path.clone(),
+                        offset: at,
+                        position,
+                        what: "the checkpoint behind a gap is damaged, and so are all that follow"
+                            .to_owned(),
+                    });
+                    self.sequencer.pass_over(&stored.gap)
+                }
+            }
+            .map_err(|error| segment.damage(at, position, error))?;
+            found.push_to(&mut index);
             self.context.scanned(scanner.at() - at);
         }
         Ok((index, "the entries end there".to_owned()))
@@ -320,6 +363,9 @@ impl Walk<'_, '_> {
     }
 
     fn finish(mut self, trims: Trims) -> Result<(State, Sequencer), OpenError> {
+        if let Some(damage) = self.forgot {
+            return Err(damage.into());
+        }
         let active = match self.active.take() {
             Some(active) => active,
             None => self.begin_active()?,

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anabranch_core::frame::{Chain, Commit};
+use anabranch_core::gap::Gap;
 use anabranch_core::id::{Offset, Origin, Position, Sequence};
 use anabranch_core::sequencer::Sequencer;
 use anabranch_core::vector::VersionVector;
@@ -17,7 +18,7 @@ use super::entry::Entry;
 use super::index::{Key, SegmentIndex, Summary};
 use super::mark;
 use super::recover::Progress;
-use super::scan::{Scanner, look_behind};
+use super::scan::{Found, Scanner, look_behind};
 use super::segment::{
     FIRST_ENTRY_AT, Footer, SegmentHeader, SegmentId, first_of, path_of, read_block,
 };
@@ -61,8 +62,13 @@ pub fn verify(
         path: log.clone(),
         closed: true,
         unsealed: Vec::new(),
+        held_to: Position::default(),
     };
     for (number, &first) in firsts.iter().enumerate() {
+        if first < verifier.held_to {
+            // A crash came between putting it together with the one before and removing it.
+            continue;
+        }
         let path = path_of(&log, first);
         let is_last = number + 1 == firsts.len();
         let done = verifier.segment(&path, first, is_last);
@@ -101,6 +107,12 @@ struct Verifier<'a> {
     /// Segments before the last that have no seal: where they end, and their first position. A
     /// crash leaves such, at the end of the log, since sealing is in order and behind the writer.
     unsealed: Vec<(PathBuf, u64, Position)>,
+    /// The position after the sealed segment read last.
+    held_to: Position,
+}
+
+fn follows(sequence: Sequence, origin: Origin, held: Sequence) -> String {
+    format!("frame {sequence} of {origin} follows its frame {held}")
 }
 
 /// A segment that is being verified.
@@ -152,7 +164,8 @@ impl Verifier<'_> {
             sealed: None,
         };
         subject.sealed = self.seal(&subject)?;
-        if subject.sealed.is_some() {
+        if let Some((footer, ..)) = &subject.sealed {
+            self.held_to = footer.next;
             self.sealed_too_early();
         } else if !is_last {
             if Footer::remains(&*file, length, header.id)? {
@@ -232,12 +245,15 @@ impl Verifier<'_> {
         while !scanner.is_at_end() {
             let (offset, position) = (scanner.at(), self.state.position);
             match scanner.next(position)? {
-                Ok(entry) => {
-                    self.entry(offset, &entry);
-                    if whole {
-                        index.push_stored(entry.as_new(), &entry.stored);
+                Ok(found) => {
+                    match &found {
+                        Found::Entry(entry) => self.entry(offset, entry),
+                        Found::Gap(stored) => self.gap(offset, &stored.gap),
                     }
-                    self.state.position = position.next();
+                    if whole {
+                        found.push_to(&mut index);
+                    }
+                    self.state.position = found.next_position();
                 }
                 // If something is missing, the next segment does not begin where this one ends.
                 Err(_) if known.is_none() => {
@@ -343,10 +359,7 @@ impl Verifier<'_> {
         };
         if let Some((sequence, chain)) = before {
             if header.sequence != sequence.next() {
-                let what = format!(
-                    "frame {} of {} follows its frame {sequence}",
-                    header.sequence, header.origin
-                );
+                let what = follows(header.sequence, header.origin, sequence);
                 self.found(offset, commit.position, what);
             } else if let Some(chain) = chain
                 && let Err(error) = header.verify_chain(chain, &commit.header_bytes)
@@ -361,18 +374,41 @@ impl Verifier<'_> {
     fn offsets(&mut self, offset: u64, commit: &Commit) {
         for part in &commit.parts {
             let key = (part.header.stream, part.header.partition);
-            let next = part.base_offset.advance(part.header.records.into());
-            let expected = match self.state.offsets.insert(key, next) {
-                None if self.state.from_start => Some(Offset::default()),
-                held => held,
-            };
-            if expected.is_some_and(|expected| expected != part.base_offset) {
-                let what = format!(
-                    "stream {} partition {} continues at offset {}",
-                    key.0, key.1, part.base_offset
-                );
-                self.found(offset, commit.position, what);
-            }
+            let place = (offset, commit.position);
+            self.offset(place, key, part.base_offset, part.header.records.into());
+        }
+    }
+
+    fn offset(&mut self, place: (u64, Position), key: Key, base: Offset, records: u64) {
+        let next = base.advance(records);
+        let expected = match self.state.offsets.insert(key, next) {
+            None if self.state.from_start => Some(Offset::default()),
+            held => held,
+        };
+        if expected.is_some_and(|expected| expected != base) {
+            let (stream, partition) = key;
+            let what = format!("stream {stream} partition {partition} continues at offset {base}");
+            self.found(place.0, place.1, what);
+        }
+    }
+
+    /// Frames that are gone: what they were is not known, but where they began and ended.
+    fn gap(&mut self, offset: u64, gap: &Gap) {
+        self.result.entries += 1;
+        let held = self.state.heads.get(&gap.origin).copied();
+        let before = match held {
+            None if self.state.from_start => Some(Sequence::NONE),
+            held => held.map(|(sequence, _)| sequence),
+        };
+        if let Some(sequence) = before.filter(|sequence| gap.first != sequence.next()) {
+            let what = follows(gap.first, gap.origin, sequence);
+            self.found(offset, gap.position, what);
+        }
+        let head = (gap.last(), Some(gap.chain));
+        self.state.heads.insert(gap.origin, head);
+        for part in &gap.parts {
+            let key = (part.stream, part.partition);
+            self.offset((offset, gap.position), key, part.base_offset, part.records);
         }
     }
 
