@@ -11,8 +11,14 @@ use super::{CleanError, KEPT_SEGMENTS, Run};
 const LEAST_MERGED: usize = 8;
 
 impl Run<'_> {
-    /// Puts together segments that follow each other and fit into one.
+    /// Puts together segments that follow each other and fit into one, until none do.
     pub(super) fn merge_small(&mut self) -> Result<(), CleanError> {
+        while self.merge_once()? {}
+        Ok(())
+    }
+
+    fn merge_once(&mut self) -> Result<bool, CleanError> {
+        let before = self.report.merged;
         let sealed = self.sealed();
         let settled = sealed.len().saturating_sub(KEPT_SEGMENTS);
         let mut rest = &sealed[..settled];
@@ -24,7 +30,7 @@ impl Run<'_> {
             }
             rest = later;
         }
-        Ok(())
+        Ok(self.report.merged > before)
     }
 }
 

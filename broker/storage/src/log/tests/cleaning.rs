@@ -11,13 +11,13 @@ use super::*;
 use crate::disk::Fault;
 use crate::log::{CleanError, Cleaner, Policy, Report, verify};
 
-const EVENTS: u64 = 1;
-const TABLE: u64 = 2;
-const OTHER: u64 = 3;
+pub(super) const EVENTS: u64 = 1;
+pub(super) const TABLE: u64 = 2;
+pub(super) const OTHER: u64 = 3;
 
-type Policies = HashMap<StreamId, Policy>;
+pub(super) type Policies = HashMap<StreamId, Policy>;
 
-fn policies(events: Retention, table: Retention) -> Policies {
+pub(super) fn policies(events: Retention, table: Retention) -> Policies {
     let policy = |merge, retention| Policy {
         merge,
         retention,
@@ -33,18 +33,18 @@ fn policies(events: Retention, table: Retention) -> Policies {
     ])
 }
 
-const COMPACT: Retention = Retention {
+pub(super) const COMPACT: Retention = Retention {
     max_age_seconds: None,
     max_bytes: None,
     compact: true,
 };
 
-fn clean(broker: &Broker, policies: &Policies) -> Result<Report, CleanError> {
+pub(super) fn clean(broker: &Broker, policies: &Policies) -> Result<Report, CleanError> {
     Cleaner::new(broker.reader.clone()).run_once(policies, broker.now)
 }
 
 /// All records of a stream that can be read: offset, key, value.
-fn records(reader: &LogReader, stream: u64) -> Vec<(u64, String, Option<String>)> {
+pub(super) fn records(reader: &LogReader, stream: u64) -> Vec<(u64, String, Option<String>)> {
     let mut found = Vec::new();
     for commit in read_all(reader, &Filter::Stream(StreamId::new(stream))) {
         for part in &commit.parts {
@@ -68,7 +68,7 @@ fn each(batch: &Batch, found: &mut dyn FnMut(u32, String, Option<String>)) {
     }
 }
 
-fn rows(reader: &LogReader) -> BTreeMap<String, String> {
+pub(super) fn rows(reader: &LogReader) -> BTreeMap<String, String> {
     let mut rows = BTreeMap::new();
     for (_, key, value) in records(reader, TABLE) {
         match value {
@@ -79,16 +79,16 @@ fn rows(reader: &LogReader) -> BTreeMap<String, String> {
     rows
 }
 
-fn put_row(broker: &mut Broker, key: &str, value: Option<&str>) {
+pub(super) fn put_row(broker: &mut Broker, key: &str, value: Option<&str>) {
     broker.put(&[publish(TABLE, 0, &[(Some(key), value)])]);
 }
 
 /// Makes everything so far part of sealed segments.
-fn seal_all(broker: &mut Broker) {
+pub(super) fn seal_all(broker: &mut Broker) {
     broker.log.roll(broker.sequencer.checkpoint()).unwrap();
 }
 
-fn assert_verified(disk: &MemoryDisk) {
+pub(super) fn assert_verified(disk: &MemoryDisk) {
     let mut findings = Vec::new();
     verify(disk, Path::new(DIR), IDENTITY, &mut |event| {
         if let crate::log::Event::Finding(finding) = event {

@@ -4,6 +4,7 @@ mod cleaning;
 mod crash;
 mod damage;
 mod epochs;
+mod gaps;
 mod reading;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ pub(super) const SMALL: LogOptions = LogOptions {
 };
 
 /// A log with its sequencer, as the writer thread has them.
+#[derive(Debug)]
 pub(super) struct Broker {
     pub(super) log: Log,
     pub(super) reader: LogReader,
