@@ -193,7 +193,7 @@ impl Subscription {
             From::Cursor(text) => {
                 let cursor = self.running.cursor(text)?;
                 self.position = reader.resume(&cursor.seen);
-                self.check_retention(self.position)?;
+                self.check_seen(&cursor)?;
                 self.skip = Some((self.position, cursor.index)).filter(|(_, index)| *index > 0);
                 self.seen = cursor.seen;
             }
@@ -208,22 +208,39 @@ impl Subscription {
             .max(reader.start_position())
     }
 
-    /// A place before which records were dropped is refused: a gap is never passed over silently.
-    fn check_retention(&self, position: Position) -> Result<(), Error> {
-        let earliest = self.earliest();
-        if position >= earliest {
-            return Ok(());
+    /// A cursor of who has not seen all that is gone is refused: a gap is never passed over
+    /// silently.
+    fn check_seen(&self, cursor: &Cursor) -> Result<(), Error> {
+        let reader = &self.running.reader;
+        match reader.misses(self.definition.id(), &cursor.seen) {
+            true => Err(self.too_old()?),
+            false => Ok(()),
         }
-        let seen = self.running.vector_before(earliest)?;
+    }
+
+    /// The same for a place that was fallen behind of.
+    fn check_place(&self) -> Result<(), Error> {
+        match self.position < self.running.reader.gone_to(self.definition.id()) {
+            true => Err(self.too_old()?),
+            false => Ok(()),
+        }
+    }
+
+    fn too_old(&self) -> Result<Error, Error> {
+        let mut seen = self.running.vector_before(self.earliest())?;
+        seen.merge(&self.running.reader.gone(self.definition.id()));
         let oldest = Cursor { seen, index: 0 };
-        let error = Error::new(
-            Code::CursorTooOld,
-            format!(
-                "the cursor lies before what retention has kept of stream {}; go on from the oldest cursor, or from=table",
-                self.definition.name
+        let name = &self.definition.name;
+        let what = match self.definition.merge {
+            MergeMode::Append => format!(
+                "the cursor lies before what retention has kept of stream {name}; go on from the oldest cursor, or from=table"
             ),
-        );
-        Err(error.with_oldest(oldest.encode(self.running.cluster())))
+            MergeMode::Lww => format!(
+                "deletes that the cursor has not seen are gone from stream {name}; begin again with from=table"
+            ),
+        };
+        let error = Error::new(Code::CursorTooOld, what);
+        Ok(error.with_oldest(oldest.encode(self.running.cluster())))
     }
 
     /// Reads the whole table at one moment, on a thread of its own since RocksDB blocks.
@@ -423,9 +440,7 @@ impl Subscription {
     }
 
     async fn read_log(&mut self) -> Result<Vec<Arc<Delivered>>, Error> {
-        if self.definition.merge == MergeMode::Append {
-            self.check_retention(self.position)?;
-        }
+        self.check_place()?;
         let running = Arc::clone(&self.running);
         let filter = self.selection.filter(&self.definition);
         let from = self.position.max(running.reader.start_position());
