@@ -100,3 +100,51 @@ async fn a_cursor_before_what_retention_kept_is_refused_with_the_oldest() {
     check_gone(&broker, &cursor).await;
     broker.stop().await;
 }
+
+/// Bytes that the log's files take.
+fn log_bytes(home: &Home) -> u64 {
+    let files = std::fs::read_dir(home.data().join("log")).unwrap();
+    files
+        .map(|file| file.unwrap().metadata().map_or(0, |m| m.len()))
+        .sum()
+}
+
+/// The definitions of streams are the first records of the log, and stay.
+#[tokio::test]
+async fn what_is_trimmed_gives_its_space_back_and_who_saw_it_all_goes_on() {
+    let home = Home::new();
+    let broker = Broker::start_with(&home, &SETTINGS).await;
+    let early = fill(&broker).await;
+    let mut follower = Follower::start(broker.address(), subscribe(1, "events", &early)).await;
+    let (_, all_seen) = follower.records(63).await;
+    broker.create(json!({"name": "other"})).await;
+    let mut wire = broker.connect().await;
+    let value = vec![b'x'; 64 * 1024];
+    for _ in 0..300 {
+        wire.publish("other", vec![Record::value(value.as_slice())])
+            .await;
+    }
+    let before = log_bytes(&home);
+    assert!(before > 20 << 20, "{before}");
+    for stream in ["events", "other"] {
+        let at = json!({"before": "2100-01-01T00:00:00Z"});
+        let path = format!("/v1/streams/{stream}/trim");
+        assert_eq!(broker.http().post(&path, &at).await.status, 202);
+    }
+    // What is being written, what is prepared, and two segments that are kept as they are.
+    eventually("space is given back", async || {
+        (log_bytes(&home) < 5 << 20).then_some(())
+    })
+    .await;
+    wire.publish("events", vec![Record::value(b"news".as_slice())])
+        .await;
+    check_gone(&broker, &early).await;
+    let mut follower = Follower::start(broker.address(), subscribe(1, "events", &all_seen)).await;
+    let (records, _) = follower.records(1).await;
+    assert_eq!(records[0].offset.get(), 64);
+    broker.stop().await;
+    let broker = Broker::start_with(&home, &SETTINGS).await;
+    check_gone(&broker, &early).await;
+    assert_eq!(first_offset(&broker).await, 64);
+    broker.stop().await;
+}
