@@ -250,7 +250,7 @@ impl GapBuilder {
 mod tests {
     use super::*;
     use crate::batch::{BatchBuilder, NewRecord};
-    use crate::sequencer::{Publish, Sequencer};
+    use crate::sequencer::{Foreign, Publish, Sequencer};
     use proptest::prelude::*;
 
     fn origin(broker: u64) -> Origin {
@@ -260,28 +260,36 @@ mod tests {
         }
     }
 
-    /// Frames of up to three origins, each with up to two partitions.
+    fn publish(partition: u16) -> Publish {
+        let mut builder = BatchBuilder::default();
+        builder.push(&NewRecord::default()).unwrap();
+        Publish {
+            stream: StreamId::new(5),
+            partition: PartitionId::new(partition % 2),
+            batch: builder.finish(None).unwrap(),
+        }
+    }
+
+    fn write(writer: &mut Sequencer, partition: u16, now: u64) -> Commit {
+        let mut frame = writer.open();
+        frame.add(&[publish(partition)], &mut Vec::new()).unwrap();
+        frame.close(now).unwrap()
+    }
+
+    /// The log of a broker that writes, and takes over frames of two others.
     fn history(choices: &[(u8, u16)]) -> (Vec<Commit>, Sequencer) {
         let mut log = Sequencer::new(origin(0));
-        let mut writers: Vec<_> = (0..3).map(|n| Sequencer::new(origin(n))).collect();
+        let mut others = [1, 2].map(|n| Sequencer::new(origin(n)));
         let mut commits = Vec::new();
         for (now, &(writer, partition)) in choices.iter().enumerate() {
-            let mut builder = BatchBuilder::default();
-            builder.push(&NewRecord::default()).unwrap();
-            let publish = Publish {
-                stream: StreamId::new(5),
-                partition: PartitionId::new(partition % 2),
-                batch: builder.finish(None).unwrap(),
-            };
-            let mut frame = writers[usize::from(writer % 3)].open();
-            frame.add(&[publish], &mut Vec::new()).unwrap();
-            let mut commit = frame.close(now as u64 + 1).unwrap();
-            commit.position = log.next_position();
-            for part in &mut commit.parts {
-                part.base_offset = log.next_offset(part.header.stream, part.header.partition);
-            }
-            log.replay(&commit).unwrap();
-            commits.push(commit);
+            let now = now as u64 + 1;
+            commits.push(match usize::from(writer).checked_sub(1) {
+                None => write(&mut log, partition, now),
+                Some(other) => {
+                    let commit = write(&mut others[other], partition, now);
+                    log.accept(&Foreign::from(&commit), now).unwrap()
+                }
+            });
         }
         (commits, log)
     }
@@ -319,7 +327,19 @@ mod tests {
                     prop_assert_eq!(&Gap::decode(gap.position, &bytes).unwrap(), &gap);
                     state.pass_over(&gap).unwrap();
                 }
-                prop_assert_eq!(state.checkpoint(), reached.checkpoint());
+                prop_assert_eq!(state.next_position(), reached.next_position());
+                prop_assert_eq!(state.last_timestamp(), reached.last_timestamp());
+                for origin in [0, 1, 2].map(origin) {
+                    prop_assert_eq!(state.head(origin), reached.head(origin));
+                }
+                for partition in [0, 1].map(PartitionId::new) {
+                    let next = state.next_offset(StreamId::new(5), partition);
+                    prop_assert_eq!(next, reached.next_offset(StreamId::new(5), partition));
+                }
+                // The next own frame tells of all that it would have told of, or of more of it.
+                let told = write(&mut state, 0, 100).header.context;
+                prop_assert!(told.covers(&write(&mut reached.clone(), 0, 100).header.context));
+                prop_assert!(reached.vector().covers(&told));
             }
         }
 

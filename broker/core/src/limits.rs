@@ -34,8 +34,9 @@ pub const MAX_FRAME_BYTES: usize = 2 * MAX_BATCH_BYTES + TARGET_FRAME_BYTES;
 /// Most partitions that one gap of dropped frames names. Bounds it to about 2 MiB.
 pub const MAX_GAP_PARTITIONS: usize = 65_536;
 
-/// Most bytes of context in one frame header: room for 1,000 origins.
-pub const MAX_CONTEXT_BYTES: usize = 32 * 1024;
+/// Most bytes of context in one frame header: room for 5,000 origins. A region is one, and so is each
+/// epoch of a broker.
+pub const MAX_CONTEXT_BYTES: usize = 128 * 1024;
 
 /// Longest stream name. The same as Kafka's, so that names can cross over.
 pub const MAX_STREAM_NAME_BYTES: usize = 249;

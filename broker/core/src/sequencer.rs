@@ -24,6 +24,10 @@ use crate::producer::{ProducerError, ProducerTable, Verdict};
 use crate::vector::VersionVector;
 use crate::wire::{Malformed, Reader, put_varint};
 
+mod foreign;
+
+pub use foreign::{AcceptError, Foreign, WrongPart};
+
 /// A batch on its way into the log.
 #[derive(Clone, Debug)]
 pub struct Publish {
@@ -140,6 +144,8 @@ pub struct Sequencer {
     next_position: Position,
     clock: Clock,
     heads: BTreeMap<Origin, Head>,
+    /// Frames of other identities that no own frame has named in its context yet.
+    news: VersionVector,
     offsets: HashMap<(StreamId, PartitionId), Offset>,
     producers: ProducerTable,
 }
@@ -163,6 +169,7 @@ impl Sequencer {
             next_position: Position::new(0),
             clock: Clock(HybridClock::default()),
             heads: BTreeMap::new(),
+            news: VersionVector::EMPTY,
             offsets: HashMap::new(),
             producers: ProducerTable::default(),
         }
@@ -184,6 +191,14 @@ impl Sequencer {
             "{origin} has written before"
         );
         self.origin = origin;
+        // It has told of nothing yet, not even of what this broker wrote under earlier ones.
+        self.news = self.vector();
+    }
+
+    /// Most bytes that the context of the next frame takes.
+    #[must_use]
+    pub fn context_bytes(&self) -> usize {
+        self.news.encoded_bytes()
     }
 
     /// Place of the next commit.
@@ -304,6 +319,12 @@ impl Sequencer {
             chain: gap.chain,
         };
         self.heads.insert(gap.origin, head);
+        if gap.origin == self.origin {
+            // The order of neighbouring gaps says nothing, so only what it names has been told.
+            self.news = gap.context.missing_from(&self.news);
+        } else {
+            self.news.advance(gap.origin, gap.last());
+        }
         self.next_position = gap.next_position();
         Ok(())
     }
@@ -357,8 +378,18 @@ impl Sequencer {
             sequence: header.sequence,
             chain: header.chain,
         };
-        self.heads.insert(header.origin, head);
+        self.hear(header.origin, head);
         self.next_position = self.next_position.next();
+    }
+
+    /// Notes the last frame of an origin. An own one has told of all others before it.
+    fn hear(&mut self, origin: Origin, head: Head) {
+        self.heads.insert(origin, head);
+        if origin != self.origin {
+            self.news.advance(origin, head.sequence);
+        } else if !self.news.is_empty() {
+            self.news = VersionVector::EMPTY;
+        }
     }
 
     /// The state as bytes, for the end of a sealed segment.
@@ -374,6 +405,7 @@ impl Sequencer {
             out.put_u64_le(head.sequence.get());
             out.put_slice(head.chain.as_bytes());
         }
+        self.news.encode(&mut out);
         let mut offsets: Vec<_> = self.offsets.iter().collect();
         offsets.sort_unstable();
         put_varint(&mut out, offsets.len() as u64);
@@ -408,6 +440,7 @@ impl Sequencer {
                 },
             );
         }
+        state.news = VersionVector::read(&mut reader)?;
         for _ in 0..reader.varint()? {
             let key = (
                 StreamId::new(reader.u64()?),
@@ -575,8 +608,7 @@ impl OpenFrame<'_> {
             origin: state.origin,
             sequence: head.sequence.next(),
             timestamp: state.clock.0.take(now_ms, self.records),
-            // One origin alone: its context is its own previous frame, so the delta is empty.
-            context: VersionVector::default(),
+            context: state.news.clone(),
             chain: head.chain,
             parts: parts.iter().map(|part| part.header).collect(),
         };
@@ -592,5 +624,7 @@ impl OpenFrame<'_> {
     }
 }
 
+#[cfg(test)]
+mod regions;
 #[cfg(test)]
 mod tests;

@@ -96,6 +96,12 @@ impl VersionVector {
         }
     }
 
+    /// Most bytes of the binary form.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        10 + self.entries.len() * (8 + 5 + 10)
+    }
+
     /// Reads the binary form, which must fill `bytes` exactly.
     ///
     /// # Errors

@@ -200,8 +200,9 @@ impl Writer {
             ..
         } = self;
         let streams = streams.streams();
+        // Only the first frame of a group tells of what others wrote.
+        let (mut bytes, mut log_bytes) = (0, sequencer.context_bytes());
         let mut frame = sequencer.open();
-        let (mut bytes, mut log_bytes) = (0, 0);
         let mut room = Ok(());
         let mut next = Some(first);
         while let Some(request) = next {

@@ -1,0 +1,209 @@
+//! Frames of other origins on their way into this broker's log: the same commits, without a
+//! publish.
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+
+use super::Sequencer;
+use crate::batch::Batch;
+use crate::clock::HybridTimestamp;
+use crate::frame::{Commit, CommitPart, FrameError, FrameHeader};
+use crate::id::{Origin, Sequence};
+use crate::limits::MAX_CLOCK_AHEAD_MS;
+use crate::vector::VersionVector;
+
+/// A frame that was relayed, byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    header: FrameHeader,
+    header_bytes: Bytes,
+    batches: Vec<Option<Batch>>,
+}
+
+/// Why a frame is not taken over, at least not now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AcceptError {
+    /// It is there already.
+    #[error("frame {sequence} of {origin} is there already")]
+    Known {
+        /// Whose frame.
+        origin: Origin,
+        /// Which one.
+        sequence: Sequence,
+    },
+    /// Frames before it are not there yet.
+    #[error("frame {got} of {origin} came after its frame {held}")]
+    Early {
+        /// Whose frame.
+        origin: Origin,
+        /// The last one that is there.
+        held: Sequence,
+        /// The one that came.
+        got: Sequence,
+    },
+    /// Frames that its origin had applied when it wrote it are not there yet.
+    #[error("frames that it follows are not there yet: {missing:?}")]
+    Uncovered {
+        /// Up to where they are wanted.
+        missing: VersionVector,
+    },
+    /// It is stamped in the future.
+    #[error("it is stamped {stamp:?}, more than {MAX_CLOCK_AHEAD_MS} ms ahead of the clock here")]
+    Ahead {
+        /// Its greatest stamp.
+        stamp: HybridTimestamp,
+    },
+    /// It does not continue its origin's chain: one of the two logs was rolled back or forked.
+    #[error(transparent)]
+    Chain(#[from] FrameError),
+}
+
+impl AcceptError {
+    /// Whether the same frame may be taken over later.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Early { .. } | Self::Uncovered { .. } | Self::Ahead { .. }
+        )
+    }
+}
+
+/// Why parts are not those of a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("part {part} is not the one that the frame's header names")]
+pub struct WrongPart {
+    /// Counted from 0.
+    pub part: usize,
+}
+
+impl Foreign {
+    /// Puts a frame together from what came over a link. `None` stands for a part that may not be
+    /// held here, or of which retention has left nothing.
+    ///
+    /// # Errors
+    /// When a batch is not the one that the header names.
+    pub fn new(
+        header: FrameHeader,
+        header_bytes: Bytes,
+        batches: Vec<Option<Batch>>,
+    ) -> Result<Self, WrongPart> {
+        let least = header.parts.len().min(batches.len());
+        if header.parts.len() != batches.len() {
+            return Err(WrongPart { part: least });
+        }
+        let wrong = header.parts.iter().zip(&batches).position(|(part, batch)| {
+            batch.as_ref().is_some_and(|batch| {
+                let whole = (batch.crc(), batch.len()) == (part.crc, part.length as usize);
+                batch.offset_span() != part.records || !(whole || batch.is_compacted())
+            })
+        });
+        match wrong {
+            Some(part) => Err(WrongPart { part }),
+            None => Ok(Self {
+                header,
+                header_bytes,
+                batches,
+            }),
+        }
+    }
+
+    /// Its header.
+    #[must_use]
+    pub fn header(&self) -> &FrameHeader {
+        &self.header
+    }
+}
+
+impl Sequencer {
+    /// Takes over a frame that another origin wrote, if it follows all that its origin had applied
+    /// when it wrote it. `now_ms` is the wall clock.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed then.
+    ///
+    /// # Panics
+    /// When the frame is this broker's own, of the epoch that it writes in: nobody else can have
+    /// made it, so whoever asks has to stop this broker from writing first.
+    pub fn accept(&mut self, frame: &Foreign, now_ms: u64) -> Result<Commit, AcceptError> {
+        let header = &frame.header;
+        let origin = header.origin;
+        assert!(
+            origin != self.origin,
+            "a frame of the epoch that is being written"
+        );
+        let head = self.head(origin);
+        let got = header.sequence;
+        if got <= head.sequence {
+            return Err(AcceptError::Known {
+                origin,
+                sequence: got,
+            });
+        }
+        if got != head.sequence.next() {
+            return Err(AcceptError::Early {
+                origin,
+                held: head.sequence,
+                got,
+            });
+        }
+        header.verify_chain(head.chain, &frame.header_bytes)?;
+        let missing = self.lacks(&header.context);
+        if !missing.is_empty() {
+            return Err(AcceptError::Uncovered { missing });
+        }
+        let stamp = header.last_timestamp();
+        if stamp.millis() > now_ms.saturating_add(MAX_CLOCK_AHEAD_MS) {
+            return Err(AcceptError::Ahead { stamp });
+        }
+        let commit = self.place_foreign(frame);
+        for part in &commit.parts {
+            self.note(part, commit.position);
+        }
+        self.clock.0.observe(stamp);
+        self.advance(header);
+        Ok(commit)
+    }
+
+    /// What of a context is not here.
+    fn lacks(&self, context: &VersionVector) -> VersionVector {
+        let beyond =
+            |&(origin, sequence): &(Origin, Sequence)| self.head(origin).sequence < sequence;
+        context.iter().filter(beyond).collect()
+    }
+
+    fn place_foreign(&self, frame: &Foreign) -> Commit {
+        let mut ahead: HashMap<_, u64> = HashMap::new();
+        let mut first_index = 0;
+        let mut parts = Vec::with_capacity(frame.batches.len());
+        for (header, batch) in frame.header.parts.iter().zip(&frame.batches) {
+            let key = (header.stream, header.partition);
+            let before = ahead.entry(key).or_default();
+            parts.push(CommitPart {
+                header: *header,
+                base_offset: self.next_offset(key.0, key.1).advance(*before),
+                first_index,
+                batch: batch.clone(),
+            });
+            *before += u64::from(header.records);
+            first_index += header.records;
+        }
+        Commit {
+            position: self.next_position,
+            header: frame.header.clone(),
+            header_bytes: frame.header_bytes.clone(),
+            parts,
+        }
+    }
+}
+
+impl From<&Commit> for Foreign {
+    /// The frame as it is relayed.
+    fn from(commit: &Commit) -> Self {
+        Self {
+            header: commit.header.clone(),
+            header_bytes: commit.header_bytes.clone(),
+            batches: commit.parts.iter().map(|part| part.batch.clone()).collect(),
+        }
+    }
+}
