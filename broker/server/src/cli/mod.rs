@@ -89,7 +89,10 @@ async fn run(command: Command) -> Ended {
         Command::Config(arguments) => show_configuration(&arguments),
         Command::Completion { shell } => {
             let mut command = Arguments::command();
-            clap_complete::generate(shell, &mut command, "anabranch", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "anabranch", &mut script);
+            // Whoever reads may have seen enough, which `generate` would take for a bug.
+            std::io::Write::write_all(&mut std::io::stdout(), &script)?;
             Ok(ExitCode::SUCCESS)
         }
     }

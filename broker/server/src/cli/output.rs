@@ -8,7 +8,7 @@ use anabranch_protocol::record::json::as_json;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use comfy_table::{Cell, ContentArrangement, Table, presets};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Where results go, and in which form.
 #[derive(Clone, Copy, Debug)]
@@ -69,10 +69,19 @@ impl Output {
     }
 }
 
+/// Tables are not folded into less.
+const LEAST_COLUMNS: u16 = 20;
+
 fn aligned(head: &[&str], rows: &[Vec<String>]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
+    // Some terminals say that they have no columns at all.
+    if table
+        .width()
+        .is_some_and(|columns| columns >= LEAST_COLUMNS)
+    {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
     let colour = colour(&io::stdout());
     table.set_header(head.iter().map(|name| {
         let cell = Cell::new(name);
@@ -138,10 +147,23 @@ pub(crate) fn progress(length: Option<u64>, what: &'static str) -> ProgressBar {
     }
     let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr_with_hz(10));
     let template = match length {
-        Some(_) => "{msg:18} {wide_bar} {human_pos} of {human_len} {per_sec}",
-        None => "{msg:18} {spinner} {human_pos} {per_sec}",
+        Some(_) => "{msg:18} {wide_bar} {human_pos} of {human_len} {rate}/s",
+        None => "{msg:18} {spinner} {human_pos} {rate}/s",
     };
     let style = ProgressStyle::with_template(template);
-    bar.with_style(style.expect("the template is one of the two above"))
+    let style = style.expect("the template is one of the two above");
+    bar.with_style(style.with_key("rate", rate))
         .with_message(what)
+}
+
+/// Whole things per second.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate is positive and far below 64 bits"
+)]
+fn rate(state: &ProgressState, out: &mut dyn std::fmt::Write) {
+    let rate = HumanCount(state.per_sec() as u64);
+    // What is drawn can always be written.
+    let _ = write!(out, "{rate}");
 }

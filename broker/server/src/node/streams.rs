@@ -89,7 +89,7 @@ impl Running {
             return Err(Error::new(
                 Code::StreamExists,
                 format!(
-                    "stream {} exists and is defined differently: {}; change it with PATCH, or choose another name",
+                    "stream {} exists and is defined differently: {}; alter the stream, or choose another name",
                     wish.name,
                     held.to_json()
                 ),
