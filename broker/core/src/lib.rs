@@ -15,6 +15,7 @@
 //! | [`partitioner`] | which partition a key belongs to |
 //! | [`producer`] | idempotent producers: a retried publish counts once |
 //! | [`sequencer`] | publishes in, one frame out: the only place that assigns sequences |
+//! | [`stability`] | what every member has applied, and up to when nothing more is stamped |
 //! | [`lww`] | rows where the last writer wins |
 //! | [`limits`] | every limit, with its reason |
 
@@ -30,6 +31,7 @@ pub mod lww;
 pub mod partitioner;
 pub mod producer;
 pub mod sequencer;
+pub mod stability;
 pub mod stream;
 pub mod vector;
 

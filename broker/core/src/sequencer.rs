@@ -21,6 +21,7 @@ use crate::gap::Gap;
 use crate::id::{BrokerId, Epoch, Offset, Origin, PartitionId, Position, Sequence, StreamId};
 use crate::limits::{MAX_FRAME_BYTES, MAX_FRAME_PARTS, TARGET_FRAME_BYTES};
 use crate::producer::{ProducerError, ProducerTable, Verdict};
+use crate::stability::Report;
 use crate::vector::VersionVector;
 use crate::wire::{Malformed, Reader, put_varint};
 
@@ -240,6 +241,17 @@ impl Sequencer {
     #[must_use]
     pub fn last_timestamp(&self) -> HybridTimestamp {
         self.clock.0.last()
+    }
+
+    /// What other brokers may be told of what is here. All of it must be durable.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        Report {
+            broker: self.origin.broker,
+            applied: self.vector(),
+            // From the log alone, so that a restart keeps the promise.
+            promise: self.clock.0.last(),
+        }
     }
 
     /// Begins a frame. What is added to it takes effect at once; [`OpenFrame::close`] yields it.

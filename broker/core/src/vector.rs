@@ -43,6 +43,15 @@ impl VersionVector {
         }
     }
 
+    /// What is in both.
+    #[must_use]
+    pub fn least(&self, other: &Self) -> Self {
+        let both = self
+            .iter()
+            .map(|(origin, s)| (origin, s.min(other.get(origin))));
+        both.collect()
+    }
+
     /// Whether everything in `other` is also here.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {

@@ -9,6 +9,7 @@ use super::*;
 use crate::batch::{BatchBuilder, NewRecord};
 use crate::limits::MAX_CLOCK_AHEAD_MS;
 use crate::lww::Stamp;
+use crate::stability::Stability;
 
 const ROWS: StreamId = StreamId::new(5);
 
@@ -25,6 +26,7 @@ fn origin(broker: usize, epoch: u32) -> Origin {
 struct Replica {
     sequencer: Sequencer,
     log: Vec<Commit>,
+    stability: Stability,
 }
 
 impl Replica {
@@ -32,7 +34,23 @@ impl Replica {
         Self {
             sequencer: Sequencer::new(origin(broker, 1)),
             log: Vec::new(),
+            stability: Stability::new(BrokerId::new(broker as u64)),
         }
+    }
+
+    fn applied(&mut self) {
+        let Report {
+            applied, promise, ..
+        } = self.sequencer.report();
+        self.stability.advance(&applied, promise);
+    }
+
+    /// What is stable here is known to whoever wrote what comes only now.
+    fn check_stable(&self, commit: &Commit, truth: &Truth) {
+        let frame = (commit.header.origin, commit.header.sequence);
+        let stable = self.stability.stable();
+        assert!(truth[&frame].covers(&stable), "{stable:?} is not stable");
+        assert!(commit.header.timestamp > self.stability.watermark());
     }
 
     fn write(&mut self, partition: u16, now_ms: u64, truth: &mut Truth) {
@@ -53,11 +71,19 @@ impl Replica {
         let commit = frame.close(now_ms).unwrap();
         let (origin, sequence) = (commit.header.origin, commit.header.sequence);
         assert!(truth.insert((origin, sequence), known).is_none());
+        self.check_stable(&commit, truth);
         self.log.push(commit);
+        self.applied();
     }
 
     /// Takes over up to `most` frames that the other has and this one lacks, in the other's order.
-    fn pull(&mut self, from: &[Commit], of: Option<usize>, most: usize, now_ms: u64) -> usize {
+    fn pull(
+        &mut self,
+        from: &[Commit],
+        of: Option<usize>,
+        (most, now_ms): (usize, u64),
+        truth: &Truth,
+    ) -> usize {
         let held = self.sequencer.vector();
         let lacking = from.iter().filter(|commit| {
             let Origin { broker, .. } = commit.header.origin;
@@ -70,7 +96,9 @@ impl Replica {
             match self.sequencer.accept(&Foreign::from(commit), now_ms) {
                 Ok(accepted) => {
                     assert_eq!(accepted.header_bytes, commit.header_bytes);
+                    self.check_stable(commit, truth);
                     self.log.push(accepted);
+                    self.applied();
                     taken += 1;
                 }
                 // What follows waits behind it.
@@ -168,6 +196,10 @@ fn pair(replicas: &mut [Replica], to: usize, from: usize) -> (&mut Replica, &[Co
 
 fn run(count: usize, steps: &[Step], skews: &[u64]) -> (Vec<Replica>, Truth) {
     let mut replicas: Vec<_> = (0..count).map(Replica::new).collect();
+    for (at, replica) in replicas.iter_mut().enumerate() {
+        let others = (0..count).filter(|&other| other != at);
+        others.for_each(|other| replica.stability.join(BrokerId::new(other as u64)));
+    }
     let (mut truth, mut now) = (Truth::default(), 10_000);
     for step in steps {
         now += 1;
@@ -180,8 +212,11 @@ fn run(count: usize, steps: &[Step], skews: &[u64]) -> (Vec<Replica>, Truth) {
             Step::Pull(to, from, most, relay) if to % count != from % count => {
                 let (to, from) = (to % count, from % count);
                 let of = (!relay).then_some(from);
+                // The report comes first, as if it had overtaken the frames that it speaks of.
+                let report = replicas[from].sequencer.report();
                 let (replica, log) = pair(&mut replicas, to, from);
-                replica.pull(log, of, most, clock(to));
+                replica.stability.hear(report);
+                replica.pull(log, of, (most, clock(to)), &truth);
             }
             Step::Pull(..) => {}
             Step::Restart(at) => replicas[at % count].restart(),
@@ -192,18 +227,24 @@ fn run(count: usize, steps: &[Step], skews: &[u64]) -> (Vec<Replica>, Truth) {
 }
 
 /// Every broker asks every other for its own frames, until nobody lacks any.
-fn settle(replicas: &mut [Replica]) {
+fn settle(replicas: &mut [Replica], truth: &Truth) {
     let late = 1 << 40;
     loop {
         let mut taken = 0;
         for to in 0..replicas.len() {
             for from in (0..replicas.len()).filter(|&from| from != to) {
                 let (replica, log) = pair(replicas, to, from);
-                taken += replica.pull(log, Some(from), usize::MAX, late);
+                taken += replica.pull(log, Some(from), (usize::MAX, late), truth);
             }
         }
         if taken == 0 {
-            return;
+            break;
+        }
+    }
+    let reports: Vec<_> = replicas.iter().map(|r| r.sequencer.report()).collect();
+    for replica in replicas {
+        for report in &reports {
+            replica.stability.hear(report.clone());
         }
     }
 }
@@ -220,7 +261,7 @@ proptest! {
         for replica in &replicas {
             replica.check(&truth);
         }
-        settle(&mut replicas);
+        settle(&mut replicas, &truth);
         let [first, others @ ..] = replicas.as_slice() else { unreachable!() };
         first.check(&truth);
         prop_assert_eq!(first.log.len(), truth.len());
@@ -229,6 +270,8 @@ proptest! {
             prop_assert_eq!(other.sequencer.vector(), first.sequencer.vector());
             prop_assert_eq!(&other.sequencer.heads, &first.sequencer.heads);
             prop_assert_eq!(other.rows(), first.rows());
+            prop_assert_eq!(other.stability.stable(), first.sequencer.vector());
+            prop_assert_eq!(other.stability.silent().count(), 0);
             let next = |replica: &Replica| replica.sequencer.offsets.clone();
             prop_assert_eq!(next(other), next(first));
         }
@@ -241,7 +284,7 @@ fn cause_and_effect() -> [Replica; 3] {
     let mut replicas = [0, 1, 2].map(Replica::new);
     replicas[0].write(1, 1000, &mut truth);
     let (one, log) = pair(&mut replicas, 1, 0);
-    one.pull(log, None, 1, 1000);
+    one.pull(log, None, (1, 1000), &truth);
     replicas[1].write(1, 900, &mut truth);
     replicas
 }
@@ -286,12 +329,13 @@ fn a_forked_origin_is_noticed() {
     let mut copy = Replica {
         sequencer: original.sequencer.clone(),
         log: original.log.clone(),
+        stability: original.stability.clone(),
     };
     original.write(1, 2000, &mut truth);
     copy.write(2, 3000, &mut Truth::default());
     copy.write(2, 4000, &mut Truth::default());
     let mut other = Replica::new(1);
-    other.pull(&original.log, None, 2, 9000);
+    other.pull(&original.log, None, (2, 9000), &truth);
     let forked = other.sequencer.accept(&Foreign::from(&copy.log[2]), 9000);
     assert!(matches!(forked, Err(AcceptError::Chain(_))), "{forked:?}");
 }
