@@ -11,23 +11,23 @@
 
 use std::collections::BTreeMap;
 
-use bytes::BufMut;
 use hashbrown::HashMap;
 
 use crate::batch::Batch;
 use crate::clock::{HybridClock, HybridTimestamp};
-use crate::frame::{Chain, Commit, CommitPart, FrameError, FrameHeader, PartHeader};
-use crate::gap::Gap;
-use crate::id::{BrokerId, Epoch, Offset, Origin, PartitionId, Position, Sequence, StreamId};
+use crate::frame::{Chain, Commit, CommitPart, FrameHeader, PartHeader};
+use crate::id::{Offset, Origin, PartitionId, Position, Sequence, StreamId};
 use crate::limits::{MAX_FRAME_BYTES, MAX_FRAME_PARTS, TARGET_FRAME_BYTES};
 use crate::producer::{ProducerError, ProducerTable, Verdict};
 use crate::stability::Report;
 use crate::vector::VersionVector;
-use crate::wire::{Malformed, Reader, put_varint};
 
+mod checkpoint;
 mod foreign;
+mod replay;
 
 pub use foreign::{AcceptError, Foreign, WrongPart};
+pub use replay::ReplayError;
 
 /// A batch on its way into the log.
 #[derive(Clone, Debug)]
@@ -73,55 +73,6 @@ pub enum SequenceError {
         /// Number of batches.
         parts: usize,
     },
-}
-
-/// Why a log does not lead to a state.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReplayError {
-    /// A commit is not the next one.
-    #[error("entry {got} follows where entry {expected} should be")]
-    Position {
-        /// The next one.
-        expected: Position,
-        /// The one that came.
-        got: Position,
-    },
-    /// An origin's sequences have a gap.
-    #[error("frame {got} of {origin} follows its frame {held}")]
-    Gap {
-        /// Whose frame.
-        origin: Origin,
-        /// Its last one.
-        held: Sequence,
-        /// The one that came.
-        got: Sequence,
-    },
-    /// Offsets have a gap.
-    #[error(
-        "stream {stream} partition {partition} continues at offset {got} instead of {expected}"
-    )]
-    Offset {
-        /// Stream.
-        stream: StreamId,
-        /// Partition.
-        partition: PartitionId,
-        /// The next one.
-        expected: Offset,
-        /// The one that came.
-        got: Offset,
-    },
-    /// The hash chain is broken.
-    #[error(transparent)]
-    Chain(#[from] FrameError),
-    /// A checkpoint does not read.
-    #[error("the checkpoint of a sealed segment is malformed")]
-    Checkpoint,
-}
-
-impl From<Malformed> for ReplayError {
-    fn from(_: Malformed) -> Self {
-        Self::Checkpoint
-    }
 }
 
 /// The last frame held of an origin.
@@ -264,104 +215,6 @@ impl Sequencer {
         }
     }
 
-    /// Takes over a commit that is in the log already.
-    ///
-    /// # Errors
-    /// When it does not continue what was replayed so far.
-    pub fn replay(&mut self, commit: &Commit) -> Result<(), ReplayError> {
-        if commit.position != self.next_position {
-            return Err(ReplayError::Position {
-                expected: self.next_position,
-                got: commit.position,
-            });
-        }
-        let header = &commit.header;
-        let head = self.head(header.origin);
-        if header.sequence != head.sequence.next() {
-            let (origin, got) = (header.origin, header.sequence);
-            return Err(ReplayError::Gap {
-                origin,
-                held: head.sequence,
-                got,
-            });
-        }
-        header.verify_chain(head.chain, &commit.header_bytes)?;
-        self.check_offsets(commit)?;
-        for part in &commit.parts {
-            self.note(part, commit.position);
-        }
-        self.clock.0.observe(header.last_timestamp());
-        self.advance(header);
-        Ok(())
-    }
-
-    /// Takes over what is left of frames that were dropped. The producers that they told of are
-    /// forgotten with them.
-    ///
-    /// # Errors
-    /// When they do not continue what was replayed so far.
-    pub fn pass_over(&mut self, gap: &Gap) -> Result<(), ReplayError> {
-        if gap.position != self.next_position {
-            return Err(ReplayError::Position {
-                expected: self.next_position,
-                got: gap.position,
-            });
-        }
-        let held = self.head(gap.origin).sequence;
-        if gap.first != held.next() {
-            let (origin, got) = (gap.origin, gap.first);
-            return Err(ReplayError::Gap { origin, held, got });
-        }
-        for part in &gap.parts {
-            let key = (part.stream, part.partition);
-            let next = self.next_offset(part.stream, part.partition);
-            if next != part.base_offset {
-                return Err(ReplayError::Offset {
-                    stream: part.stream,
-                    partition: part.partition,
-                    expected: next,
-                    got: part.base_offset,
-                });
-            }
-            self.offsets.insert(key, next.advance(part.records));
-        }
-        self.clock.0.observe(gap.timestamp);
-        let head = Head {
-            sequence: gap.last(),
-            chain: gap.chain,
-        };
-        self.heads.insert(gap.origin, head);
-        if gap.origin == self.origin {
-            // The order of neighbouring gaps says nothing, so only what it names has been told.
-            self.news = gap.context.missing_from(&self.news);
-        } else {
-            self.news.advance(gap.origin, gap.last());
-        }
-        self.next_position = gap.next_position();
-        Ok(())
-    }
-
-    fn check_offsets(&self, commit: &Commit) -> Result<(), ReplayError> {
-        let mut ahead: HashMap<(StreamId, PartitionId), Offset> = HashMap::new();
-        for part in &commit.parts {
-            let (stream, partition) = (part.header.stream, part.header.partition);
-            let next = ahead
-                .entry((stream, partition))
-                .or_insert_with(|| self.next_offset(stream, partition));
-            if *next != part.base_offset {
-                let (expected, got) = (*next, part.base_offset);
-                return Err(ReplayError::Offset {
-                    stream,
-                    partition,
-                    expected,
-                    got,
-                });
-            }
-            *next = next.advance(u64::from(part.header.records));
-        }
-        Ok(())
-    }
-
     fn note(&mut self, part: &CommitPart, position: Position) {
         let PartHeader {
             stream,
@@ -403,82 +256,6 @@ impl Sequencer {
             self.news = VersionVector::EMPTY;
         }
     }
-
-    /// The state as bytes, for the end of a sealed segment.
-    #[must_use]
-    pub fn checkpoint(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        put_origin(&mut out, self.origin);
-        out.put_u64_le(self.next_position.get());
-        out.put_u64_le(self.clock.0.last().get());
-        put_varint(&mut out, self.heads.len() as u64);
-        for (&origin, head) in &self.heads {
-            put_origin(&mut out, origin);
-            out.put_u64_le(head.sequence.get());
-            out.put_slice(head.chain.as_bytes());
-        }
-        self.news.encode(&mut out);
-        let mut offsets: Vec<_> = self.offsets.iter().collect();
-        offsets.sort_unstable();
-        put_varint(&mut out, offsets.len() as u64);
-        for (&(stream, partition), offset) in offsets {
-            out.put_u64_le(stream.get());
-            out.put_u16_le(partition.get());
-            put_varint(&mut out, offset.get());
-        }
-        self.producers.encode(&mut out);
-        out
-    }
-
-    /// The state that a checkpoint was made of.
-    ///
-    /// # Errors
-    /// When the bytes are no checkpoint.
-    pub fn restore(checkpoint: &[u8]) -> Result<Self, ReplayError> {
-        let mut reader = Reader::new(checkpoint);
-        let mut state = Self::new(read_origin(&mut reader)?);
-        state.next_position = Position::new(reader.u64()?);
-        state.clock.0.observe(HybridTimestamp::new(reader.u64()?));
-        for _ in 0..reader.varint()? {
-            let origin = read_origin(&mut reader)?;
-            let sequence = Sequence::new(reader.u64()?);
-            let mut chain = [0; 32];
-            chain.copy_from_slice(reader.take(32)?);
-            state.heads.insert(
-                origin,
-                Head {
-                    sequence,
-                    chain: Chain::new(chain),
-                },
-            );
-        }
-        state.news = VersionVector::read(&mut reader)?;
-        for _ in 0..reader.varint()? {
-            let key = (
-                StreamId::new(reader.u64()?),
-                PartitionId::new(reader.u16()?),
-            );
-            state.offsets.insert(key, Offset::new(reader.varint()?));
-        }
-        state.producers = ProducerTable::read(&mut reader)?;
-        if reader.is_empty() {
-            Ok(state)
-        } else {
-            Err(ReplayError::Checkpoint)
-        }
-    }
-}
-
-fn put_origin(out: &mut Vec<u8>, origin: Origin) {
-    out.put_u64_le(origin.broker.get());
-    out.put_u32_le(origin.epoch.get());
-}
-
-fn read_origin(reader: &mut Reader<'_>) -> Result<Origin, Malformed> {
-    Ok(Origin {
-        broker: BrokerId::new(reader.u64()?),
-        epoch: Epoch::new(reader.u32()?),
-    })
 }
 
 /// A frame that is being filled.

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::batch::{BatchBuilder, NewRecord};
+use crate::id::{BrokerId, Epoch};
 use crate::limits::MAX_CLOCK_AHEAD_MS;
 use crate::lww::Stamp;
 use crate::stability::Stability;

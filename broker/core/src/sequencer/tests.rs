@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::batch::{BatchBuilder, NewRecord};
+use crate::id::{BrokerId, Epoch};
 use crate::producer::ProducerStamp;
 use proptest::prelude::*;
 
