@@ -157,10 +157,11 @@ impl GapBuilder {
         self.frames == 0
     }
 
-    /// Whether no more partitions fit, so that [`GapBuilder::take`] is due.
+    /// Whether this many more partitions fit into one gap; if not, [`GapBuilder::take`] is due
+    /// before they are added.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.parts.len() >= MAX_GAP_PARTITIONS - crate::limits::MAX_FRAME_PARTS
+    pub fn fits(&self, partitions: usize) -> bool {
+        self.parts.len() + partitions <= MAX_GAP_PARTITIONS
     }
 
     /// Adds the next frame, of which no batch is left.
