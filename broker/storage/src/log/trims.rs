@@ -12,14 +12,14 @@ use anabranch_core::id::{Position, StreamId};
 use anabranch_core::vector::VersionVector;
 use hashbrown::HashMap;
 
-use super::fields::{Fields, Malformed, put_vector, short_length};
+use super::fields::{Fields, Malformed, length, put_vector, short_length};
 use crate::disk::{Disk, read_small, replace};
 
 const MAGIC: &[u8; 8] = b"ABTRIMS2";
 const FILE: &str = "trims";
 
-/// Room for a million streams.
-const MOST_BYTES: u64 = 64 << 20;
+/// Room for a million streams that have lost frames of some thirty origins each.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// How far the streams are cleaned.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -195,7 +195,12 @@ impl Trims {
 
     /// Replaces the file.
     pub(crate) fn store(&self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
-        replace(disk, &dir.join(FILE), &self.encode())
+        let bytes = self.encode();
+        if length(bytes.len()) > MOST_BYTES {
+            // What cannot be read again would keep the log from being opened.
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        replace(disk, &dir.join(FILE), &bytes)
     }
 }
 
@@ -233,5 +238,22 @@ mod tests {
             disk.flip(&path, byte, 3);
         }
         assert_eq!(Trims::load(&disk, dir).unwrap(), Ok((trims, 0)));
+    }
+
+    #[test]
+    fn trims_of_a_million_streams_after_thirty_restarts_can_be_read_again() {
+        let mut gone = Gone::default();
+        for epoch in 1..=30 {
+            let origin = Origin {
+                broker: BrokerId::new(u64::MAX),
+                epoch: Epoch::new(epoch),
+            };
+            gone.frames.advance(origin, Sequence::new(1 << 40));
+        }
+        let mut trims = Trims::default();
+        for stream in 0..1000 {
+            assert!(trims.raise(StreamId::new(stream), Position::new(10), &gone));
+        }
+        assert!(length(trims.encode().len()) * 1000 <= MOST_BYTES);
     }
 }
