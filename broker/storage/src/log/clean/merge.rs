@@ -24,8 +24,7 @@ impl Run<'_> {
         let mut rest = &sealed[..settled];
         while !rest.is_empty() {
             let (group, later) = rest.split_at(fitting(rest, self.shared.segment_bytes));
-            if group.len() >= LEAST_MERGED {
-                self.rewrite(group, true, &Newest::nothing())?;
+            if group.len() >= LEAST_MERGED && self.rewrite(group, true, &Newest::nothing())? {
                 self.report.merged += group.len();
             }
             rest = later;

@@ -53,8 +53,8 @@ impl Run<'_> {
                 || (dead.replaced > 0
                     && (dead.trimmed + dead.replaced) * 100 >= all * REPLACED_PERCENT);
             if due && dead.trimmed + dead.replaced > 0 {
-                self.rewrite(std::slice::from_ref(segment), is_settled, newest)?;
-                self.report.rewritten += 1;
+                let done = self.rewrite(std::slice::from_ref(segment), is_settled, newest)?;
+                self.report.rewritten += usize::from(done);
             }
         }
         Ok(())
@@ -151,15 +151,15 @@ impl Run<'_> {
     }
 
     /// Replaces segments that follow each other by one with what is alive of them. Where they are
-    /// settled, neighbours of which nothing is left become gaps.
+    /// settled, neighbours of which nothing is left become gaps. Says whether it was done.
     pub(super) fn rewrite(
         &mut self,
         group: &[Arc<Segment>],
         is_settled: bool,
         newest: &Newest,
-    ) -> Result<(), CleanError> {
+    ) -> Result<bool, CleanError> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else {
-            return Ok(());
+            return Ok(false);
         };
         let failed = |source| CleanError::Io {
             action: "rewrite",
@@ -169,7 +169,29 @@ impl Run<'_> {
         let checkpoint = checkpoint_of(&*self.loaded(last)?.file).map_err(failed)?;
         let Some(checkpoint) = checkpoint else {
             tracing::warn!(path = %last.path.display(), "not rewritten, since its checkpoint is damaged");
-            return Ok(());
+            return Ok(false);
+        };
+        let copied = self.copy_and_replace(group, &checkpoint, is_settled, newest);
+        if copied.is_err() {
+            // Where room was missing, what was written of the copy takes even more of it. Whether
+            // it can be removed or not, a start does so.
+            let _ = self.shared.disk.remove(&temporary(first));
+        }
+        copied.map(|()| true)
+    }
+
+    fn copy_and_replace(
+        &mut self,
+        group: &[Arc<Segment>],
+        checkpoint: &[u8],
+        is_settled: bool,
+        newest: &Newest,
+    ) -> Result<(), CleanError> {
+        let first = &group[0];
+        let failed = |source| CleanError::Io {
+            action: "rewrite",
+            path: first.path.clone(),
+            source,
         };
         let disk = &self.shared.disk;
         let id = SegmentId(disk.random().map_err(failed)?);
@@ -191,7 +213,7 @@ impl Run<'_> {
             file: &*file,
             id,
             index: &index,
-            checkpoint: &checkpoint,
+            checkpoint,
         };
         let freed = self.put_in_place(group, &new).map_err(failed)?;
         self.report.freed_bytes += freed;

@@ -308,11 +308,31 @@ impl Walk<'_, '_> {
     fn seal(&mut self, segment: Inspected, index: &SegmentIndex) -> Result<(), OpenError> {
         // What was cut off by a crash is there, but perhaps only in memory.
         segment.file.sync_data().map_err(segment.io("sync"))?;
-        let checkpoint = self.sequencer.checkpoint();
+        let checkpoint = self.checkpoint_behind(&segment)?;
         let summary = write_seal(&*segment.file, segment.id, index, &checkpoint)
             .map_err(segment.io("seal"))?;
         self.believe(&segment, summary);
         Ok(())
+    }
+
+    /// The checkpoint for the end of a segment that was replayed. Behind a gap it cannot be made
+    /// anew: it is the old one, or none, so that no later start believes it.
+    fn checkpoint_behind(&mut self, segment: &Inspected) -> Result<Vec<u8>, OpenError> {
+        if self.forgot.is_none() {
+            return Ok(self.sequencer.checkpoint());
+        }
+        let old = match &segment.seal {
+            Seal::Damaged(footer) => segment.checkpoint(footer)?,
+            Seal::None | Seal::Whole(..) => None,
+        };
+        match old.filter(|state| state.vector() == self.sequencer.vector()) {
+            Some(state) => {
+                self.sequencer = state;
+                self.forgot = None;
+                Ok(self.sequencer.checkpoint())
+            }
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Makes the last segment the one that is written, without what lies behind its entries.

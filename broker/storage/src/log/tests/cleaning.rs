@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::disk::Fault;
+use crate::disk::{Disk, Fault};
 use crate::log::{CleanError, Cleaner, Policy, Report, verify};
 
 pub(super) const EVENTS: u64 = 1;
@@ -289,7 +289,11 @@ enum Step {
     Clean,
     Seal,
     Restart,
+    /// As [`Step::Restart`], but as another origin.
+    LoseMark,
     Hours(u64),
+    /// As many segments of one event each.
+    Segments(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -300,7 +304,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Clean),
         2 => Just(Step::Seal),
         1 => Just(Step::Restart),
+        1 => Just(Step::LoseMark),
         2 => (1u64..30).prop_map(Step::Hours),
+        1 => (3u64..12).prop_map(Step::Segments),
     ];
     prop::collection::vec(step, 5..60)
 }
@@ -341,6 +347,10 @@ impl Model {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         self.count += 1;
         broker.now = self.now;
+        let seal = |broker: &mut Broker| {
+            let checkpoint = broker.sequencer.checkpoint();
+            broker.log.roll(checkpoint).map_err(|error| text(&error))
+        };
         match step {
             Step::Events(bytes) => {
                 let value = format!("{:0bytes$}", self.count);
@@ -361,12 +371,21 @@ impl Model {
                 self.rows.remove(&key);
             }
             Step::Clean => drop(clean(&broker, all).map_err(|error| text(&error))?),
-            Step::Seal => {
-                let checkpoint = broker.sequencer.checkpoint();
-                broker.log.roll(checkpoint).map_err(|error| text(&error))?;
+            Step::Seal => seal(&mut broker)?,
+            Step::Segments(count) => {
+                for _ in 0..*count {
+                    broker = self.step(disk, broker, &Step::Events(10), all)?;
+                    seal(&mut broker)?;
+                }
             }
             Step::Restart => {
                 broker.close().map_err(|error| text(&error))?;
+                broker = open(disk).map_err(|error| text(&error))?;
+            }
+            Step::LoseMark => {
+                broker.close().map_err(|error| text(&error))?;
+                let mark = Path::new(DIR).join("mark");
+                disk.remove(&mark).map_err(|error| text(&error))?;
                 broker = open(disk).map_err(|error| text(&error))?;
             }
             Step::Hours(hours) => self.now += hours * 3_600_000,
@@ -411,13 +430,14 @@ fn run(disk: &MemoryDisk, steps: &[Step], all: &Policies) -> Vec<u64> {
             Err(error) => {
                 assert!(!disk.is_powered(), "{error}");
                 after_a_cut(disk, step, (events, rows), &model);
+                goes_on_after_a_cut(disk, all, model.now);
                 return cleaning;
             }
         }
         if !disk.is_powered() {
             return cleaning;
         }
-        if matches!(step, Step::Clean | Step::Restart) {
+        if matches!(step, Step::Clean | Step::Restart | Step::LoseMark) {
             cleaning.extend(from + 1..=disk.operations());
             disk.watch(|| {
                 model.check(&broker, all);
@@ -460,6 +480,24 @@ fn after_a_cut(
         let known = after.events.get(*offset as usize);
         assert!(known.is_none_or(|(_, written)| Some(written) == value.as_ref()));
     }
+}
+
+/// Whatever the cut left is cleaned as if there had been none.
+fn goes_on_after_a_cut(disk: &MemoryDisk, all: &Policies, now: u64) {
+    let mut broker = open(disk).unwrap();
+    broker.now = now;
+    let (before, events) = (rows(&broker.reader), records(&broker.reader, EVENTS));
+    for _ in 0..2 {
+        clean(&broker, all).unwrap();
+        assert_verified(disk);
+        assert_eq!(rows(&broker.reader), before);
+        assert!(events.ends_with(&records(&broker.reader, EVENTS)));
+    }
+    let (vector, left) = (broker.sequencer.vector(), broker.all());
+    drop(broker);
+    let broker = open(disk).unwrap();
+    assert_eq!(broker.sequencer.vector(), vector);
+    assert_eq!(broker.all().len(), left.len());
 }
 
 proptest! {

@@ -258,3 +258,118 @@ fn deletes_that_are_dropped_are_missed_by_who_has_not_seen_them() {
         "no trim has moved"
     );
 }
+
+fn footer_of(disk: &MemoryDisk, path: &Path) -> crate::log::segment::Footer {
+    let file = disk.open(path).unwrap();
+    let length = file.length().unwrap();
+    crate::log::segment::Footer::read(&*file, length)
+        .unwrap()
+        .unwrap()
+}
+
+/// Inverts a bit in the checkpoint of the sealed segment with this number.
+fn damage_checkpoint(disk: &MemoryDisk, number: usize) {
+    let path = &segments(disk)[number];
+    let at = footer_of(disk, path).checkpoint_at();
+    disk.flip(path, at as usize + 3, 2);
+}
+
+/// The same in the summary.
+fn damage_summary(disk: &MemoryDisk, number: usize) {
+    let path = &segments(disk)[number];
+    let at = footer_of(disk, path).summary_at();
+    disk.flip(path, at as usize + 1, 2);
+}
+
+#[test]
+fn a_seal_that_is_made_anew_behind_a_gap_does_not_forget_what_the_gap_did() {
+    let prepared = || {
+        let disk = MemoryDisk::new(5);
+        let broker = many_events(&disk, 200);
+        clean(&broker, &short_lived()).unwrap();
+        drop(broker);
+        let with_gaps = segments(&disk).len() - 4;
+        damage_summary(&disk, with_gaps);
+        (disk, with_gaps)
+    };
+    let (disk, number) = prepared();
+    let path = segments(&disk).remove(number);
+    let checkpoint = |disk: &MemoryDisk| {
+        let footer = footer_of(disk, &path);
+        let from = footer.checkpoint_at() as usize;
+        disk.content(&path).unwrap()[from..][..footer.checkpoint.length as usize].to_vec()
+    };
+    let before = checkpoint(&disk);
+    assert_eq!(
+        open(&disk).unwrap().recovery.rebuilt,
+        std::slice::from_ref(&path)
+    );
+    assert_verified(&disk);
+    assert!(checkpoint(&disk) == before);
+
+    // With the checkpoint lost, too, those behind it have to be there, now and later.
+    let (disk, number) = prepared();
+    damage_checkpoint(&disk, number);
+    assert_eq!(
+        open(&disk).unwrap().recovery.rebuilt,
+        std::slice::from_ref(&path)
+    );
+    for later in number + 1..segments(&disk).len() - 1 {
+        damage_checkpoint(&disk, later);
+    }
+    let refused = open(&disk).unwrap_err().to_string();
+    assert!(refused.contains("checkpoint"), "{refused}");
+}
+
+#[test]
+fn segments_that_cannot_be_put_together_do_not_keep_the_cleaner_busy() {
+    let disk = MemoryDisk::new(1);
+    let mut broker = open(&disk).unwrap();
+    for n in 0..12 {
+        put_row(&mut broker, &format!("k{n}"), Some("stays"));
+        seal_all(&mut broker);
+    }
+    for number in 0..10 {
+        damage_checkpoint(&disk, number);
+    }
+    let report = clean(&broker, &short_lived()).unwrap();
+    assert!(report.is_empty(), "{report}");
+    assert_eq!(rows(&broker.reader).len(), 12);
+}
+
+#[test]
+fn a_cleaning_that_failed_leaves_no_file_behind() {
+    let prepared = || {
+        let disk = MemoryDisk::new(11);
+        let broker = many_events(&disk, 100);
+        (disk.operations(), disk, broker)
+    };
+    let (from, disk, broker) = prepared();
+    clean(&broker, &short_lived()).unwrap();
+    for operation in from + 1..=disk.operations() {
+        let (_, disk, broker) = prepared();
+        disk.inject(operation, Fault::NoSpace);
+        let _done_or_not = clean(&broker, &short_lived());
+        let names = disk.list(&Path::new(DIR).join("log")).unwrap();
+        let copy = |name: &&String| name.ends_with(".temp") && *name != "trims.temp";
+        let left = names.iter().find(copy);
+        assert_eq!(left, None, "operation {operation}");
+    }
+}
+
+#[test]
+fn a_damaged_gap_is_reported_once() {
+    let disk = MemoryDisk::new(5);
+    let broker = many_events(&disk, 60);
+    clean(&broker, &short_lived()).unwrap();
+    let first = Arc::clone(&broker.reader.shared().state.read().segments[0]);
+    let loaded = broker.reader.shared().load(&first).unwrap();
+    let gap = (0..loaded.index.len()).find(|&entry| loaded.index.is_gap(entry as u32));
+    let (at, _) = loaded.index.place(gap.unwrap());
+    let frames = loaded.index.position_of(gap.unwrap() as u32 + 1);
+    assert!(frames > position(10), "{frames}");
+    broker.close().unwrap();
+    disk.flip(&first.path, at as usize + 40, 1);
+    let found = crate::log::verify(&disk, Path::new(DIR), IDENTITY, &mut |_| {}).unwrap();
+    assert_eq!(found.findings, 1);
+}

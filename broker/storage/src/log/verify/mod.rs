@@ -302,20 +302,21 @@ impl Verifier<'_> {
     /// Goes on after a damaged entry, if the index knows where.
     fn skip(&mut self, subject: &Subject<'_>, scanner: &mut Scanner<'_>) -> bool {
         // The frame that is lost might be anybody's.
-        let position = self.state.position.next();
+        let index = subject
+            .sealed
+            .as_ref()
+            .and_then(|(_, _, index)| index.as_ref());
+        let next = index.map(|index| index.entry_of(self.state.position).saturating_add(1));
+        let position = index.zip(next).map(|(index, next)| index.position_of(next));
         self.state = Known {
             started: true,
-            position,
+            position: position.unwrap_or(self.state.position.next()),
             ..Known::default()
         };
-        let Some((_, _, Some(index))) = &subject.sealed else {
+        let Some((index, next)) = index.zip(next).filter(|(i, n)| (*n as usize) < i.len()) else {
             return false;
         };
-        let entry = index.entry_of(position) as usize;
-        if entry >= index.len() {
-            return false;
-        }
-        scanner.go_to(index.place(entry).0);
+        scanner.go_to(index.place(next as usize).0);
         true
     }
 
