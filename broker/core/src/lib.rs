@@ -15,6 +15,7 @@
 //! | [`partitioner`] | which partition a key belongs to |
 //! | [`producer`] | idempotent producers: a retried publish counts once |
 //! | [`sequencer`] | publishes in, one frame out: the only place that assigns sequences |
+//! | [`exchange`] | whom to ask for which frames |
 //! | [`stability`] | what every member has applied, and up to when nothing more is stamped |
 //! | [`lww`] | rows where the last writer wins |
 //! | [`limits`] | every limit, with its reason |
@@ -23,6 +24,7 @@
 
 pub mod batch;
 pub mod clock;
+pub mod exchange;
 pub mod frame;
 pub mod gap;
 pub mod id;

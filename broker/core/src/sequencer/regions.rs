@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::batch::{BatchBuilder, NewRecord};
+use crate::exchange::{Ask, Peers};
 use crate::id::{BrokerId, Epoch};
 use crate::limits::MAX_CLOCK_AHEAD_MS;
 use crate::lww::Stamp;
@@ -275,6 +276,87 @@ proptest! {
             prop_assert_eq!(other.stability.silent().count(), 0);
             let next = |replica: &Replica| replica.sequencer.offsets.clone();
             prop_assert_eq!(next(other), next(first));
+        }
+    }
+}
+
+/// Brokers that are linked as a tree, so that most frames have to be relayed, ask as they should.
+fn settle_over(replicas: &mut [Replica], parents: &[usize], truth: &Truth) {
+    let count = replicas.len();
+    let links: Vec<_> = (1..count).map(|at| (at, parents[at] % at)).collect();
+    loop {
+        let mut taken = 0;
+        for to in 0..count {
+            let linked = links.iter().filter_map(|&(a, b)| match to {
+                _ if a == to => Some(b),
+                _ if b == to => Some(a),
+                _ => None,
+            });
+            let mut peers = Peers::default();
+            for peer in linked {
+                peers.reach(
+                    BrokerId::new(peer as u64),
+                    replicas[peer].sequencer.vector(),
+                );
+            }
+            let mut asked = VersionVector::EMPTY;
+            for (peer, ask) in peers.asks(&replicas[to].sequencer.vector()) {
+                let from = usize::try_from(peer.get()).unwrap();
+                taken += give(replicas, (to, from), &ask, &mut asked, truth);
+            }
+        }
+        if taken == 0 {
+            return;
+        }
+    }
+}
+
+/// Sends what was asked for. Nothing may come twice.
+fn give(
+    replicas: &mut [Replica],
+    (to, from): (usize, usize),
+    ask: &Ask,
+    asked: &mut VersionVector,
+    truth: &Truth,
+) -> usize {
+    let (replica, log) = pair(replicas, to, from);
+    let mut taken = 0;
+    for commit in log.iter().filter(|commit| ask.wants(&commit.header)) {
+        let (origin, sequence) = (commit.header.origin, commit.header.sequence);
+        assert!(
+            !asked.contains(origin, sequence),
+            "{origin} {sequence} comes twice"
+        );
+        match replica.sequencer.accept(&Foreign::from(commit), 1 << 40) {
+            Ok(accepted) => {
+                replica.check_stable(commit, truth);
+                replica.log.push(accepted);
+                replica.applied();
+                asked.advance(origin, sequence);
+                taken += 1;
+            }
+            Err(refused) => {
+                assert!(refused.may_pass(), "{refused}");
+                break;
+            }
+        }
+    }
+    taken
+}
+
+proptest! {
+    #[test]
+    fn frames_are_relayed_over_whatever_links_there_are(
+        count in 2usize..6,
+        steps in steps(),
+        parents in prop::collection::vec(0usize..6, 6),
+    ) {
+        let (mut replicas, truth) = run(count, &steps, &[0]);
+        settle_over(&mut replicas, &parents, &truth);
+        for replica in &replicas {
+            replica.check(&truth);
+            prop_assert_eq!(replica.log.len(), truth.len());
+            prop_assert_eq!(replica.rows(), replicas[0].rows());
         }
     }
 }

@@ -1,0 +1,154 @@
+//! Whom to ask for what, so that every frame that is lacking comes over one link and no more.
+//!
+//! A peer is asked for its own frames. Those of a broker that cannot be reached are asked of one
+//! of the peers that have more of them: they are relayed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::frame::FrameHeader;
+use crate::id::BrokerId;
+use crate::vector::VersionVector;
+
+/// The peers that can be reached at the moment, and what each is known to hold.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Peers {
+    reachable: BTreeMap<BrokerId, VersionVector>,
+}
+
+/// What a peer is asked for: all frames of these brokers that are not in the vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// What is held already.
+    pub held: VersionVector,
+    /// Whose frames.
+    pub of: BTreeSet<BrokerId>,
+}
+
+impl Ask {
+    /// Whether a frame is asked for.
+    #[must_use]
+    pub fn wants(&self, header: &FrameHeader) -> bool {
+        self.of.contains(&header.origin.broker)
+            && !self.held.contains(header.origin, header.sequence)
+    }
+}
+
+impl Peers {
+    /// A link is up, or its peer has said again what it holds.
+    pub fn reach(&mut self, peer: BrokerId, holds: VersionVector) {
+        self.reachable.insert(peer, holds);
+    }
+
+    /// A link is down.
+    pub fn lose(&mut self, peer: BrokerId) {
+        self.reachable.remove(&peer);
+    }
+
+    /// What to ask each reachable peer for. Each broker's frames are asked of one peer only.
+    #[must_use]
+    pub fn asks(&self, held: &VersionVector) -> BTreeMap<BrokerId, Ask> {
+        let ask = |&peer: &BrokerId| {
+            let ask = Ask {
+                held: held.clone(),
+                of: BTreeSet::from([peer]),
+            };
+            (peer, ask)
+        };
+        let mut asks: BTreeMap<_, _> = self.reachable.keys().map(ask).collect();
+        for broker in self.out_of_reach(held) {
+            let relay = self.relay_of(broker, held);
+            if let Some(ask) = relay.and_then(|peer| asks.get_mut(&peer)) {
+                ask.of.insert(broker);
+            }
+        }
+        asks
+    }
+
+    /// Brokers without a link of whom some peer has more than is held.
+    fn out_of_reach(&self, held: &VersionVector) -> BTreeSet<BrokerId> {
+        let beyond = self
+            .reachable
+            .values()
+            .map(|holds| held.missing_from(holds));
+        let brokers: BTreeSet<_> = beyond
+            .flat_map(|beyond| {
+                let origins = beyond.iter().map(|(origin, _)| origin.broker);
+                origins.collect::<Vec<_>>()
+            })
+            .collect();
+        let far = brokers.into_iter();
+        far.filter(|broker| !self.reachable.contains_key(broker))
+            .collect()
+    }
+
+    /// The peer that has most of a broker's frames; of several the one with the smallest id.
+    fn relay_of(&self, broker: BrokerId, held: &VersionVector) -> Option<BrokerId> {
+        let beyond = |holds: &VersionVector| {
+            let lacking = held.missing_from(holds);
+            let of_it = lacking.iter().filter(|(origin, _)| origin.broker == broker);
+            // The newest epoch decides: its frames follow those of all before.
+            of_it.last()
+        };
+        let most = self
+            .reachable
+            .iter()
+            .filter_map(|(&peer, holds)| Some((beyond(holds)?, std::cmp::Reverse(peer))))
+            .max();
+        most.map(|(_, peer)| peer.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Epoch, Origin, Sequence};
+
+    fn holds(entries: &[(u64, u32, u64)]) -> VersionVector {
+        let entry = |&(broker, epoch, sequence): &(u64, u32, u64)| {
+            let origin = Origin {
+                broker: BrokerId::new(broker),
+                epoch: Epoch::new(epoch),
+            };
+            (origin, Sequence::new(sequence))
+        };
+        entries.iter().map(entry).collect()
+    }
+
+    fn of(asks: &BTreeMap<BrokerId, Ask>, peer: u64) -> Vec<u64> {
+        let of = asks[&BrokerId::new(peer)].of.iter();
+        of.map(|broker| broker.get()).collect()
+    }
+
+    #[test]
+    fn a_peer_is_asked_for_its_own_frames_and_for_those_of_who_is_out_of_reach() {
+        let mut peers = Peers::default();
+        let held = holds(&[(1, 1, 5), (2, 1, 1)]);
+        peers.reach(BrokerId::new(2), holds(&[(2, 1, 9), (3, 1, 7), (4, 1, 2)]));
+        peers.reach(BrokerId::new(3), holds(&[(3, 1, 8), (2, 1, 9), (4, 1, 3)]));
+        let asks = peers.asks(&held);
+        assert_eq!(of(&asks, 2), [2]);
+        assert_eq!(of(&asks, 3), [3, 4], "it has more of 4's frames");
+        peers.lose(BrokerId::new(3));
+        assert_eq!(of(&peers.asks(&held), 2), [2, 3, 4]);
+        peers.reach(BrokerId::new(4), holds(&[(4, 1, 3)]));
+        assert_eq!(of(&peers.asks(&held), 2), [2, 3]);
+        assert_eq!(of(&peers.asks(&held), 4), [4]);
+    }
+
+    #[test]
+    fn of_relays_with_as_much_one_is_asked() {
+        let mut peers = Peers::default();
+        for peer in [3, 2] {
+            peers.reach(BrokerId::new(peer), holds(&[(9, 2, 4), (9, 1, 50)]));
+        }
+        let asks = peers.asks(&VersionVector::EMPTY);
+        assert_eq!((of(&asks, 2), of(&asks, 3)), (vec![2, 9], vec![3]));
+        // A newer epoch is more than a longer older one.
+        peers.reach(BrokerId::new(3), holds(&[(9, 3, 1)]));
+        let asks = peers.asks(&VersionVector::EMPTY);
+        assert_eq!((of(&asks, 2), of(&asks, 3)), (vec![2], vec![3, 9]));
+        // Who has nothing that is lacking is not asked to relay.
+        let asks = peers.asks(&holds(&[(9, 1, 50), (9, 2, 4), (9, 3, 1)]));
+        assert_eq!((of(&asks, 2), of(&asks, 3)), (vec![2], vec![3]));
+    }
+}
