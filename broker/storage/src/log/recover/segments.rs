@@ -230,6 +230,7 @@ impl Walk<'_, '_> {
     /// Reads a segment entry by entry. `next` is where the following segment begins.
     fn scan(&mut self, segment: Inspected, next: Option<Position>) -> Result<(), OpenError> {
         let (index, fault) = self.replay(&segment)?;
+        self.take_checkpoint(&segment)?;
         let (at, position) = (index.end(), index.next());
         let behind = look_behind(&*segment.file, segment.id, at, segment.length)
             .map_err(segment.io("read"))?;
@@ -308,31 +309,29 @@ impl Walk<'_, '_> {
     fn seal(&mut self, segment: Inspected, index: &SegmentIndex) -> Result<(), OpenError> {
         // What was cut off by a crash is there, but perhaps only in memory.
         segment.file.sync_data().map_err(segment.io("sync"))?;
-        let checkpoint = self.checkpoint_behind(&segment)?;
+        let checkpoint = match self.forgot {
+            None => self.sequencer.checkpoint(),
+            // Behind a gap it cannot be made anew. No later start is to believe what is left.
+            Some(_) => Vec::new(),
+        };
         let summary = write_seal(&*segment.file, segment.id, index, &checkpoint)
             .map_err(segment.io("seal"))?;
         self.believe(&segment, summary);
         Ok(())
     }
 
-    /// The checkpoint for the end of a segment that was replayed. Behind a gap it cannot be made
-    /// anew: it is the old one, or none, so that no later start believes it.
-    fn checkpoint_behind(&mut self, segment: &Inspected) -> Result<Vec<u8>, OpenError> {
-        if self.forgot.is_none() {
-            return Ok(self.sequencer.checkpoint());
-        }
-        let old = match &segment.seal {
-            Seal::Damaged(footer) => segment.checkpoint(footer)?,
-            Seal::None | Seal::Whole(..) => None,
+    /// Takes the checkpoint of a segment that was replayed because something else of its seal is
+    /// damaged: it knows the producers of batches that are no longer there.
+    fn take_checkpoint(&mut self, segment: &Inspected) -> Result<(), OpenError> {
+        let Seal::Damaged(footer) = &segment.seal else {
+            return Ok(());
         };
-        match old.filter(|state| state.vector() == self.sequencer.vector()) {
-            Some(state) => {
-                self.sequencer = state;
-                self.forgot = None;
-                Ok(self.sequencer.checkpoint())
-            }
-            None => Ok(Vec::new()),
+        let state = segment.checkpoint(footer)?;
+        if let Some(state) = state.filter(|s| s.vector() == self.sequencer.vector()) {
+            self.sequencer = state;
+            self.forgot = None;
         }
+        Ok(())
     }
 
     /// Makes the last segment the one that is written, without what lies behind its entries.

@@ -373,3 +373,41 @@ fn a_damaged_gap_is_reported_once() {
     let found = crate::log::verify(&disk, Path::new(DIR), IDENTITY, &mut |_| {}).unwrap();
     assert_eq!(found.findings, 1);
 }
+
+/// What is left of an entry whose batch was dropped does not say who had published it.
+#[test]
+fn producers_are_known_again_where_only_a_summary_is_damaged() {
+    use anabranch_core::producer::ProducerStamp;
+    let disk = MemoryDisk::new(5);
+    let mut broker = open(&disk).unwrap();
+    put_row(&mut broker, "first", Some("stays"));
+    seal_all(&mut broker);
+    for n in 0..5 {
+        let mut builder = BatchBuilder::default();
+        let value = Some([b'v'; 500].as_slice());
+        let record = NewRecord {
+            value,
+            ..NewRecord::default()
+        };
+        builder.push(&record).unwrap();
+        let stamp = ProducerStamp {
+            id: 5 + n,
+            epoch: 0,
+            sequence: 0,
+        };
+        broker.put(&[Publish {
+            stream: StreamId::new(EVENTS),
+            partition: PartitionId::new(0),
+            batch: builder.finish(Some(stamp)).unwrap(),
+        }]);
+    }
+    seal_all(&mut broker);
+    broker.now += 1000 * 1000;
+    assert_eq!(clean(&broker, &short_lived()).unwrap().rewritten, 1);
+    let checkpoint = broker.sequencer.checkpoint();
+    drop(broker);
+    damage_summary(&disk, 1);
+    let broker = open(&disk).unwrap();
+    assert_eq!(broker.recovery.rebuilt.len(), 1);
+    assert!(broker.sequencer.checkpoint() == checkpoint);
+}
