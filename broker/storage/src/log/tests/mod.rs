@@ -6,6 +6,7 @@ mod damage;
 mod epochs;
 mod gaps;
 mod reading;
+mod regions;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
