@@ -8,6 +8,7 @@
 //! DIR/witness  what a copy does not share        (see `log::mark`)
 //! DIR/log/     segments
 //! DIR/tables/  rows
+//! DIR/verify.tmp/  a copy, while it is verified
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -169,6 +170,26 @@ impl DataDir {
     #[must_use]
     pub fn tables(&self) -> PathBuf {
         self.path.join("tables")
+    }
+
+    /// Where `verify` makes the copy that it may write to.
+    #[must_use]
+    pub fn copy(&self) -> PathBuf {
+        self.path.join("verify.tmp")
+    }
+
+    /// Removes what a `verify` that was killed has left.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn remove_copy(&self) -> Result<(), DataDirError> {
+        let path = self.copy();
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("delete", &path, error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Bytes that may still be written to its file system.

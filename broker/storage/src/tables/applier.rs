@@ -255,3 +255,44 @@ fn held<'a>(
     };
     stored.map(|row| Row::decode(row).expect("images hold what was encoded or checked before"))
 }
+
+#[cfg(test)]
+mod tests {
+    use anabranch_core::stream::MergeMode;
+
+    use super::super::tests::history::{History, Write, batch, id};
+    use super::*;
+
+    /// Runs of one frame: what is in memory together is bounded.
+    #[test]
+    fn a_commit_that_has_to_be_inflated_is_folded_alone() {
+        let mut history = History::of(1);
+        let write: [Write<'_>; 1] = [(b"key", Some(b"value"))];
+        let mut frame = |compression| history.frame(vec![(id("rows"), batch(&write, compression))]);
+        let run = [
+            frame(Compression::None),
+            frame(Compression::None),
+            frame(Compression::Zstd),
+            frame(Compression::Gzip),
+            frame(Compression::None),
+        ];
+        let mut rest = &run[..];
+        let mut sizes = Vec::new();
+        while !rest.is_empty() {
+            let n = together(rest);
+            sizes.push(n);
+            rest = &rest[n..];
+        }
+        assert_eq!(sizes, [2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn frames_are_folded_together_up_to_a_number_of_writes() {
+        let mut history = History::of(1);
+        let half: Vec<Write<'_>> = vec![(b"key", Some(b"value")); RUN_WRITES as usize / 2];
+        let run: Vec<_> = (0..5).map(|_| history.put("rows", &half)).collect();
+        assert_eq!(together(&run), 2);
+        assert_eq!(together(&run[..1]), 1);
+        assert_eq!(together(&[history.create("more", MergeMode::Lww)]), 1);
+    }
+}

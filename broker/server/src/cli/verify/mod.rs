@@ -83,7 +83,7 @@ fn verify_rows(dir: &DataDir, report: &mut Report) -> anyhow::Result<Option<Comp
     if !dir.tables().exists() {
         return Ok(None);
     }
-    let replica = Replica::of(dir.path(), &dir.tables())?;
+    let replica = Replica::of(dir)?;
     let compared = fold::compare(&replica, &mut |what| report.row_finding(what))?;
     Ok(Some(compared))
 }

@@ -7,12 +7,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use anabranch_storage::data_dir::DataDir;
 use anabranch_storage::disk::RealDisk;
 use anabranch_storage::log::settled_segments;
 use anyhow::Context;
-
-/// Beside what it is a copy of, since links do not cross file systems.
-const NAME: &str = "verify.tmp";
 
 /// The copy. It is deleted when it is dropped.
 pub(super) struct Replica {
@@ -20,12 +18,11 @@ pub(super) struct Replica {
 }
 
 impl Replica {
-    /// Copies the data folder at `dir`, whose tables are at `tables`.
-    pub(super) fn of(dir: &Path, tables: &Path) -> anyhow::Result<Self> {
-        let path = dir.join(NAME);
-        remove(&path)?;
-        let replica = Self { path };
-        replica.fill(dir, tables).with_context(|| {
+    /// Copies a data folder. The copy lies in it, since links do not cross file systems.
+    pub(super) fn of(dir: &DataDir) -> anyhow::Result<Self> {
+        dir.remove_copy()?;
+        let replica = Self { path: dir.copy() };
+        replica.fill(dir.path(), &dir.tables()).with_context(|| {
             format!("cannot make a copy to verify in {}", replica.path.display())
         })?;
         Ok(replica)

@@ -62,7 +62,7 @@ fn verified(dir: &Path) -> Verified {
         }
     };
     log::verify(&RealDisk, dir.path(), dir.identity(), &mut each).unwrap();
-    let replica = Replica::of(dir.path(), &dir.tables()).unwrap();
+    let replica = Replica::of(&dir).unwrap();
     let mut found = |what: &str| {
         findings.push(what.to_owned());
         Ok(())

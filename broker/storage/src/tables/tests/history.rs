@@ -10,13 +10,13 @@ use anabranch_core::stream::{MergeMode, SYSTEM_STREAM, StreamDefinition};
 
 use crate::durable::Durable;
 
-pub(super) type Write<'a> = (&'a [u8], Option<&'a [u8]>);
+pub(crate) type Write<'a> = (&'a [u8], Option<&'a [u8]>);
 
-pub(super) fn id(name: &str) -> StreamId {
+pub(crate) fn id(name: &str) -> StreamId {
     StreamName::parse(name).unwrap().id()
 }
 
-pub(super) fn batch(writes: &[Write<'_>], compression: Compression) -> Batch {
+pub(crate) fn batch(writes: &[Write<'_>], compression: Compression) -> Batch {
     let mut builder = BatchBuilder::default();
     for &(key, value) in writes {
         let operation = match value {
@@ -35,13 +35,13 @@ pub(super) fn batch(writes: &[Write<'_>], compression: Compression) -> Batch {
 }
 
 /// Writes frames as a broker does.
-pub(super) struct History {
+pub(crate) struct History {
     sequencer: Sequencer,
     now_ms: u64,
 }
 
 impl History {
-    pub(super) fn of(broker: u64) -> Self {
+    pub(crate) fn of(broker: u64) -> Self {
         let origin = Origin {
             broker: BrokerId::new(broker),
             epoch: Epoch::new(1),
@@ -52,7 +52,7 @@ impl History {
         }
     }
 
-    pub(super) fn frame(&mut self, parts: Vec<(StreamId, Batch)>) -> Durable<Arc<Commit>> {
+    pub(crate) fn frame(&mut self, parts: Vec<(StreamId, Batch)>) -> Durable<Arc<Commit>> {
         self.now_ms += 1;
         let publish = |(stream, batch)| Publish {
             stream,
@@ -66,17 +66,17 @@ impl History {
         Durable::new(Arc::new(commit))
     }
 
-    pub(super) fn put(&mut self, stream: &str, writes: &[Write<'_>]) -> Durable<Arc<Commit>> {
+    pub(crate) fn put(&mut self, stream: &str, writes: &[Write<'_>]) -> Durable<Arc<Commit>> {
         self.frame(vec![(id(stream), batch(writes, Compression::None))])
     }
 
-    pub(super) fn create(&mut self, name: &str, merge: MergeMode) -> Durable<Arc<Commit>> {
+    pub(crate) fn create(&mut self, name: &str, merge: MergeMode) -> Durable<Arc<Commit>> {
         let definition = StreamDefinition::new(StreamName::parse(name).unwrap(), merge);
         let json = definition.to_json().to_string();
         self.put(SYSTEM_STREAM, &[(name.as_bytes(), Some(json.as_bytes()))])
     }
 
-    pub(super) fn delete(&mut self, name: &str) -> Durable<Arc<Commit>> {
+    pub(crate) fn delete(&mut self, name: &str) -> Durable<Arc<Commit>> {
         self.put(SYSTEM_STREAM, &[(name.as_bytes(), None)])
     }
 }

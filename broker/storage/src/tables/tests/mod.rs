@@ -2,7 +2,7 @@
 
 mod crash;
 mod differential;
-mod history;
+pub(super) mod history;
 mod model;
 mod reading;
 
