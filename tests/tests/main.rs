@@ -3,6 +3,7 @@
 //! | module | tests |
 //! |---|---|
 //! | `bad_input` | that each mistake gets a clear error, and disturbs nobody else |
+//! | `commands` | the commands as a script sees them |
 //! | `crash` | that a broker that is killed at any moment loses nothing that it acknowledged |
 //! | `client` | the Rust client against the broker, over its restarts |
 //! | `openapi` | that the description of the HTTP interface is true |
@@ -19,6 +20,7 @@
 mod architecture;
 mod bad_input;
 mod client;
+mod commands;
 mod crash;
 mod openapi;
 mod python;

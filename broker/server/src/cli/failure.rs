@@ -45,6 +45,12 @@ impl Kind {
     }
 
     fn of_code(code: Code) -> Self {
+        match code {
+            // What was typed is no name, no definition, no place: trying again does not help.
+            Code::BadStreamName | Code::BadDefinition | Code::BadParameter => return Self::Usage,
+            Code::BadFrom | Code::BadCursor => return Self::Usage,
+            _ => {}
+        }
         match code.http_status() {
             404 => Self::NotFound,
             409 | 412 => Self::Conflict,
@@ -199,7 +205,9 @@ mod tests {
         assert_eq!(code(Code::NoSuchStream), 3);
         assert_eq!(code(Code::StreamExists), 4);
         assert_eq!(code(Code::Starting), 6);
-        assert_eq!(code(Code::BadStreamName), 1);
+        assert_eq!(code(Code::BadStreamName), 2);
+        assert_eq!(code(Code::FixedField), 4);
+        assert_eq!(code(Code::BatchCrc), 1);
         let refused = std::io::Error::from(ErrorKind::ConnectionRefused);
         assert_eq!(Failure::from(refused).kind, Kind::Unavailable);
         let gone = std::io::Error::from(ErrorKind::BrokenPipe);

@@ -36,6 +36,14 @@ impl Output {
         writeln!(io::stdout().lock(), "{text}")
     }
 
+    /// What a command has done, for scripts: fields between tabs. A person is told otherwise.
+    pub(crate) fn done(self, fields: &[&str]) -> io::Result<()> {
+        if self.json || self.terminal {
+            return Ok(());
+        }
+        self.line(&fields.join("\t"))
+    }
+
     /// Rows under a head: JSON objects, an aligned table, or fields between tabs.
     pub(crate) fn table(
         self,

@@ -120,6 +120,7 @@ impl Sending {
             });
             output.line(&line.to_string())?;
         }
+        output.done(&[&records.to_string(), durability, &ack.token])?;
         output::hint(&format!(
             "published {records} records in {seconds:.2} s, acknowledged from {durability}"
         ));

@@ -69,9 +69,11 @@ pub(super) async fn delete(arguments: DeleteArguments) -> Ended {
 }
 
 fn wrote(answer: &anabranch_client::PublishAnswer, json: bool) -> Ended {
+    let output = Output::new(json);
     if json {
-        Output::new(true).line(&serde_json::to_string(answer)?)?;
+        output.line(&serde_json::to_string(answer)?)?;
     }
+    output.done(&[&answer.durability, &answer.token])?;
     output::hint(&format!("acknowledged from {}", answer.durability));
     Ok(ExitCode::SUCCESS)
 }
