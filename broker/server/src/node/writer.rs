@@ -199,7 +199,7 @@ impl Writer {
             streams,
             ..
         } = self;
-        let streams = streams.streams();
+        let mut streams = Known::of(streams);
         // Only the first frame of a group tells of what others wrote.
         let (mut bytes, mut log_bytes) = (0, sequencer.context_bytes());
         let mut frame = sequencer.open();
@@ -215,7 +215,7 @@ impl Writer {
                     }
                     match &room {
                         Ok(()) => {
-                            frame = add_submission(frame, log, &streams, submission, gathered);
+                            frame = add_submission(frame, log, &mut streams, submission, gathered);
                         }
                         Err(error) => refuse(submission, &refusal(error)),
                     }
@@ -243,14 +243,37 @@ fn refusal(error: &WriteError) -> Error {
     }
 }
 
-/// A surface has checked the publish against the streams of its time; the stream may be gone since.
-fn still_there(streams: &StreamMap, publish: &Publish) -> Result<(), Error> {
-    match streams.get(publish.stream) {
-        Some(definition) if publish.partition.get() < definition.partitions => Ok(()),
-        _ => Err(Error::new(
+/// The streams that there are, looked up anew only where one is missing: a group may be gathered for
+/// longer than it takes to make a stream.
+struct Known<'a> {
+    tables: &'a Tables,
+    streams: Arc<StreamMap>,
+}
+
+impl<'a> Known<'a> {
+    fn of(tables: &'a Tables) -> Self {
+        let streams = tables.streams();
+        Self { tables, streams }
+    }
+
+    /// A surface has checked the publish against the streams of its time; the stream may be gone since.
+    fn still_there(&mut self, publish: &Publish) -> Result<(), Error> {
+        if self.has(publish) {
+            return Ok(());
+        }
+        self.streams = self.tables.streams();
+        if self.has(publish) {
+            return Ok(());
+        }
+        Err(Error::new(
             Code::NoSuchStream,
             "the stream was deleted while the publish was on its way; create it, then publish again",
-        )),
+        ))
+    }
+
+    fn has(&self, publish: &Publish) -> bool {
+        let held = self.streams.get(publish.stream);
+        held.is_some_and(|definition| publish.partition.get() < definition.partitions)
     }
 }
 
@@ -297,7 +320,7 @@ fn turn<'a>(frame: OpenFrame<'a>, log: &mut Log, gathered: &mut Gathered) -> Ope
 fn add_submission<'a>(
     mut frame: OpenFrame<'a>,
     log: &mut Log,
-    streams: &StreamMap,
+    streams: &mut Known<'_>,
     submission: Submission,
     gathered: &mut Gathered,
 ) -> OpenFrame<'a> {
@@ -324,7 +347,7 @@ fn add_submission<'a>(
         let group = publish.group.as_slice();
         if let Err(error) = group
             .iter()
-            .try_for_each(|publish| still_there(streams, publish))
+            .try_for_each(|publish| streams.still_there(publish))
         {
             answer.refuse(error);
             continue;

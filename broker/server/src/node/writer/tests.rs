@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use anabranch_core::batch::{BatchBuilder, NewRecord};
-use anabranch_core::id::{BrokerId, ClusterId, PartitionId, StreamId};
-use anabranch_core::stream::StreamDefinition;
+use anabranch_core::id::{BrokerId, ClusterId, PartitionId, StreamId, StreamName};
+use anabranch_core::stream::{MergeMode, StreamDefinition};
 use anabranch_storage::data_dir::Identity;
 use anabranch_storage::disk::{Fault, MemoryDisk};
 use anabranch_storage::log::{Background, LogOptions};
-use anabranch_storage::tables::TablesOptions;
+use anabranch_storage::tables::{Applier, TablesOptions};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
@@ -19,7 +19,8 @@ use super::*;
 struct Scene {
     writer: Writer,
     disk: MemoryDisk,
-    _runs: Receiver<Run>,
+    runs: Receiver<Run>,
+    folding: Applier,
     _tables: TempDir,
 }
 
@@ -37,7 +38,7 @@ impl Scene {
         let on: Arc<MemoryDisk> = Arc::new(disk.clone());
         let opened = Log::open_at(on, Path::new("/data"), identity, options, &mut |_| ()).unwrap();
         let folder = TempDir::new().unwrap();
-        let (tables, _) = Tables::open(folder.path(), TablesOptions::default()).unwrap();
+        let (tables, folding) = Tables::open(folder.path(), TablesOptions::default()).unwrap();
         let (applier, runs) = crossbeam_channel::unbounded();
         let next = opened.reader.next_position();
         let seen = opened.sequencer.vector();
@@ -54,25 +55,22 @@ impl Scene {
         Self {
             writer,
             disk,
-            _runs: runs,
+            runs,
+            folding,
             _tables: folder,
         }
     }
 
     /// What a publish is answered, and how its group ended.
     fn publish(&mut self, to: StreamId, durability: Durability) -> (Answered, Result<(), String>) {
-        let mut batch = BatchBuilder::default();
-        let record = NewRecord {
-            key: Some(b"key"),
-            value: Some(b"value"),
-            ..NewRecord::default()
-        };
-        batch.push(&record).unwrap();
-        let publish = Publish {
-            stream: to,
-            partition: PartitionId::new(0),
-            batch: batch.finish(None).unwrap(),
-        };
+        self.publish_record(record_for(to, b"key", b"value"), durability)
+    }
+
+    fn publish_record(
+        &mut self,
+        publish: Publish,
+        durability: Durability,
+    ) -> (Answered, Result<(), String>) {
         let (reply, mut answer) = oneshot::channel();
         let submission = Submission {
             publishes: vec![Numbered {
@@ -92,6 +90,21 @@ impl Scene {
             .writer
             .one_group(Request::Publish(submission), &mut gathered);
         (answer.try_recv().ok(), ended)
+    }
+}
+
+fn record_for(stream: StreamId, key: &[u8], value: &[u8]) -> Publish {
+    let mut batch = BatchBuilder::default();
+    let record = NewRecord {
+        key: Some(key),
+        value: Some(value),
+        ..NewRecord::default()
+    };
+    batch.push(&record).unwrap();
+    Publish {
+        stream,
+        partition: PartitionId::new(0),
+        batch: batch.finish(None).unwrap(),
     }
 }
 
@@ -135,4 +148,28 @@ fn a_publish_to_a_stream_that_was_deleted_meanwhile_is_refused() {
     ended.unwrap();
     let refused = answer.unwrap().unwrap_err();
     assert_eq!(refused.code, Code::NoSuchStream, "{refused:?}");
+}
+
+/// A group is gathered for as long as publishes come.
+#[test]
+fn a_publish_to_a_stream_made_while_its_group_is_gathered_is_taken() {
+    let mut scene = Scene::new();
+    let tables = scene.writer.streams.clone();
+    let mut known = Known::of(&tables);
+    let name = StreamName::parse("fresh").unwrap();
+    let publish = record_for(name.id(), b"key", b"value");
+    let refused = known.still_there(&publish).unwrap_err();
+    assert_eq!(refused.code, Code::NoSuchStream);
+
+    let definition = StreamDefinition::new(name.clone(), MergeMode::Append);
+    let json = definition.to_json().to_string();
+    let system = StreamDefinition::system().id();
+    let made = record_for(system, name.as_str().as_bytes(), json.as_bytes());
+    let (_, ended) = scene.publish_record(made, Durability::Disk);
+    ended.unwrap();
+    scene
+        .folding
+        .apply(&scene.runs.try_recv().unwrap())
+        .unwrap();
+    known.still_there(&publish).unwrap();
 }
