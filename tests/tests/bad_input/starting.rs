@@ -3,8 +3,10 @@
 use std::net::TcpListener;
 use std::process::Output;
 
+use anabranch_protocol::record::Record;
 use anabranch_tests::broker::{Broker, Ended, command};
 use anabranch_tests::home::Home;
+use serde_json::json;
 
 use super::scene::Scene;
 
@@ -70,6 +72,37 @@ async fn a_directory_of_another_cluster_is_left_alone() {
     Broker::start(&home).await.stop().await;
     cannot_start(&home, &["--cluster", "theirs"], "AB7003").await;
     Broker::start(&home).await.stop().await;
+}
+
+#[tokio::test]
+async fn a_log_that_lacks_a_segment_is_left_alone() {
+    let home = Home::new();
+    let small = ["log.segment_bytes=1MiB"];
+    let broker = Broker::start_with(&home, &small).await;
+    broker.create(json!({"name": "events"})).await;
+    let mut wire = broker.connect().await;
+    for _ in 0..8 {
+        let record = Record::value(vec![b'x'; 600_000]);
+        wire.publish("events", vec![record]).await;
+    }
+    broker.stop().await;
+    let log = home.data().join("log");
+    let mut segments: Vec<_> = std::fs::read_dir(&log)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|it| it == "segment"))
+        .collect();
+    segments.sort();
+    assert!(segments.len() >= 4, "{segments:?}");
+    let (gone, kept) = (&segments[2], home.path().join("kept"));
+    std::fs::rename(gone, &kept).unwrap();
+    let ended = cannot_start(&home, &["--set", small[0]], "AB5101").await;
+    assert!(ended.said.contains("lacks positions"), "{}", ended.said);
+    std::fs::rename(&kept, gone).unwrap();
+    let broker = Broker::start_with(&home, &small).await;
+    let shown = broker.http().json("/v1/streams/events").await;
+    assert_eq!(shown["offsets"][0]["next"], 8);
+    broker.stop().await;
 }
 
 #[tokio::test]
