@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anabranch_protocol::codec::Codec;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::record::Record;
-use anabranch_protocol::ws::ServerMessage;
+use anabranch_protocol::ws::{ClientMessage, ServerMessage};
 use anabranch_tests::broker::Broker;
-use anabranch_tests::follow::Follower;
+use anabranch_tests::follow::{Came, Follower};
 use anabranch_tests::home::Home;
 use anabranch_tests::wire::{Wire, publish, subscribe};
 use http_body_util::BodyExt;
@@ -105,6 +105,74 @@ async fn a_stop_does_not_wait_for_clients_that_do_nothing() {
         "{said}"
     );
     drop(silent);
+}
+
+/// Each is told once, and what it had published is acknowledged before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_is_told_once_that_the_broker_stops() {
+    let home = Home::new();
+    let broker = Broker::start(&home).await;
+    broker.create(json!({"name": "events"})).await;
+    let mut followers = Vec::new();
+    for _ in 0..40 {
+        let subscription = subscribe(1, "events", "latest");
+        let mut follower = Follower::start(broker.address(), subscription).await;
+        follower.live().await;
+        followers.push(follower);
+    }
+    broker.stop().await;
+    for mut follower in followers {
+        let mut told = 0;
+        let closed = loop {
+            match follower.next().await {
+                Came::Refused(problem) => {
+                    assert_eq!(problem.code, Code::ShuttingDown, "{problem:?}");
+                    told += 1;
+                }
+                Came::Closed(closed) => break closed,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(told, 1, "{closed:?}");
+    }
+}
+
+/// The end of a subscription does not come before the answers to what its connection published.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishes_of_a_subscriber_are_acknowledged_before_the_end() {
+    let home = Home::new();
+    for round in 0..5 {
+        let broker = Broker::start(&home).await;
+        broker.create(json!({"name": "events"})).await;
+        broker.create(json!({"name": "quiet"})).await;
+        let http = broker.http();
+        let next = async || {
+            let shown = http.json("/v1/streams/events").await;
+            shown["offsets"][0]["next"].as_u64().unwrap()
+        };
+        let held = next().await;
+        let mut publishers = Vec::new();
+        for _ in 0..3 {
+            let mut wire = Wire::connect_as(broker.address(), Codec::Msgpack).await;
+            let quiet = subscribe(1, "quiet", "earliest");
+            wire.send(&ClientMessage::Subscribe(quiet)).await;
+            publishers.push(tokio::spawn(publish_until_told(wire)));
+        }
+        anabranch_tests::condition::eventually("publishing", async || {
+            (next().await > held + 500).then_some(())
+        })
+        .await;
+        broker.stop().await;
+        let mut acknowledged = 0;
+        for publisher in publishers {
+            acknowledged += publisher.await.unwrap();
+        }
+        let broker = Broker::start(&home).await;
+        let shown = broker.http().json("/v1/streams/events").await;
+        let appended = shown["offsets"][0]["next"].as_u64().unwrap() - held;
+        assert_eq!(appended, acknowledged, "round {round}");
+        broker.stop().await;
+    }
 }
 
 #[tokio::test]

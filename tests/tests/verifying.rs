@@ -156,3 +156,16 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Seen> {
     }
     seen
 }
+
+/// What a `verify` that was killed has left is as large as tables and log at worst.
+#[tokio::test]
+async fn what_an_interrupted_verify_left_is_removed_by_a_start() {
+    let home = Home::new();
+    Broker::start(&home).await.stop().await;
+    let left = home.data().join("verify.tmp");
+    std::fs::create_dir_all(left.join("log")).unwrap();
+    std::fs::write(left.join("log/00000000000000000000.segment"), "copy").unwrap();
+    let broker = Broker::start(&home).await;
+    assert!(!left.exists());
+    broker.stop().await;
+}

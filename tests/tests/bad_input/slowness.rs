@@ -1,7 +1,10 @@
 //! Clients that do not go on.
 
+use std::time::{Duration, Instant};
+
 use anabranch_protocol::error::Code;
 use anabranch_protocol::record::Record;
+use anabranch_protocol::ws::KeyFilter;
 use anabranch_tests::condition::soon;
 use anabranch_tests::follow::{Came, Follower};
 use anabranch_tests::wire::subscribe;
@@ -11,6 +14,9 @@ use tokio::net::TcpStream;
 use super::scene::Scene;
 
 const ONE_SECOND: &str = "limits.credit_timeout_seconds=1";
+
+/// Rows of a table that is many times as large as what is read ahead of a subscriber.
+const ROWS: usize = 200;
 
 async fn publish(scene: &Scene, count: u32) {
     let mut wire = scene.broker.connect().await;
@@ -75,7 +81,7 @@ async fn a_subscription_without_records_needs_no_credit() {
     let mut without = subscribe(1, "events", "earliest");
     without.credit = 0;
     let mut follower = Follower::start(scene.broker.address(), without).await;
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while started.elapsed().as_millis() < 1500 {
         scene.is_undisturbed().await;
         follower.wire().lives().await;
@@ -83,6 +89,81 @@ async fn a_subscription_without_records_needs_no_credit() {
     follower.grant(1000).await;
     publish(&scene, 1).await;
     assert_eq!(follower.records(1).await.0.len(), 1);
+    scene.end().await;
+}
+
+/// Only what a subscription asked for can be kept waiting.
+#[tokio::test]
+async fn records_outside_of_a_filter_need_no_credit() {
+    let scene = Scene::new(&[ONE_SECOND, "log.tail_bytes=1MiB"]).await;
+    let mut followers = Vec::new();
+    for from in ["latest", "earliest"] {
+        let mut filtered = subscribe(1, "events", from);
+        filtered.keys = KeyFilter::Prefix(b"wanted".into());
+        filtered.credit = 0;
+        followers.push(Follower::start(scene.broker.address(), filtered).await);
+    }
+    let mut wire = scene.broker.connect().await;
+    let started = Instant::now();
+    let mut others = 0;
+    // Also beyond what is kept in memory.
+    while started.elapsed() < Duration::from_secs(2) || others < 30 {
+        let other = Record::put(b"other".to_vec(), vec![b'x'; 100_000]);
+        wire.publish("events", vec![other]).await;
+        others += 1;
+    }
+    for follower in &mut followers {
+        follower.wire().lives().await;
+    }
+    let wanted = Record::put(b"wanted-1".to_vec(), b"1".to_vec());
+    wire.publish("events", vec![wanted]).await;
+    let mut slow = followers.pop().unwrap();
+    let mut quick = followers.pop().unwrap();
+    quick.grant(1000).await;
+    quick.live().await;
+    assert_eq!(quick.records(1).await.0[0].text(), "1");
+    ended(&mut slow, Code::NoCredit).await;
+    scene.end().await;
+}
+
+/// As many as may read whole tables at the same time, and none of them goes on.
+#[tokio::test]
+async fn readers_of_a_table_that_take_no_rows_make_room_for_others() {
+    let scene = Scene::new(&["limits.slow_subscriber_seconds=1"]).await;
+    let mut wire = scene.broker.connect().await;
+    for number in 0..ROWS {
+        let key = format!("{number:04}").into_bytes();
+        let put = vec![Record::put(key, vec![b'x'; 100_000])];
+        wire.publish("rows", put).await;
+    }
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut without = subscribe(1, "rows", "table");
+        without.credit = 0;
+        slow.push(Follower::start(scene.broker.address(), without).await);
+    }
+    let mut quick = Follower::start(scene.broker.address(), subscribe(1, "rows", "table")).await;
+    let took = Instant::now();
+    let (rows, _) = quick.table().await;
+    assert_eq!(rows.len(), ROWS);
+    let took = took.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    for follower in &mut slow {
+        follower.grant(1 << 40).await;
+        let ended = loop {
+            match follower.next().await {
+                Came::Rows(_) => {}
+                other => break other,
+            }
+        };
+        match ended {
+            Came::Refused(problem) => {
+                assert_eq!(problem.code, Code::SlowSubscriber, "{problem:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        follower.wire().closed_after(Code::SlowSubscriber).await;
+    }
     scene.end().await;
 }
 

@@ -1,9 +1,11 @@
 //! Subscriptions that cannot be served.
 
-use anabranch_core::id::{ClusterId, PartitionId};
+use anabranch_core::id::{BrokerId, ClusterId, Epoch, Origin, PartitionId, Sequence};
 use anabranch_core::vector::{Cursor, Token, VersionVector};
 use anabranch_protocol::error::Code;
+use anabranch_protocol::record::Record;
 use anabranch_protocol::ws::{ClientMessage, SubscriptionId};
+use anabranch_tests::follow::Follower;
 use anabranch_tests::wire::subscribe;
 
 use super::scene::Scene;
@@ -98,5 +100,37 @@ async fn numbers_of_subscriptions_must_fit_what_there_is() {
         wire.refusal(Code::NoSuchSubscription).await;
     }
     wire.lives().await;
+    scene.end().await;
+}
+
+/// A subscription keeps what its cursor says of others for as long as it lives.
+#[tokio::test]
+async fn a_cursor_that_names_many_unknown_brokers_is_refused() {
+    let scene = Scene::new(&[]).await;
+    let mut wire = scene.broker.connect().await;
+    wire.publish("events", vec![Record::value(b"1".to_vec())])
+        .await;
+    let mut follower =
+        Follower::start(scene.broker.address(), subscribe(1, "events", "earliest")).await;
+    let (_, held) = follower.records(1).await;
+    let cluster = ClusterId::of("anabranch");
+    let with_unknown = |count: u64| {
+        let mut cursor = Cursor::decode(&held, cluster).unwrap();
+        for broker in 1..=count {
+            let origin = Origin {
+                broker: BrokerId::new(broker),
+                epoch: Epoch::new(1),
+            };
+            cursor.seen.advance(origin, Sequence::new(7));
+        }
+        cursor.encode(cluster)
+    };
+    let detail = refused(&scene, "events", &with_unknown(900), Code::BadCursor).await;
+    assert!(detail.contains("900"), "{detail}");
+    let few = with_unknown(8);
+    let mut follower = Follower::start(scene.broker.address(), subscribe(1, "events", &few)).await;
+    wire.publish("events", vec![Record::value(b"2".to_vec())])
+        .await;
+    assert_eq!(follower.records(1).await.0[0].text(), "2");
     scene.end().await;
 }

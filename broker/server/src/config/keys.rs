@@ -171,7 +171,7 @@ sections! {
         request_bytes: ByteSize = ByteSize::new(9 * MIB), Bound::of(KIB, 64 * MIB);
         /// Delivered bytes that wait for one subscriber's socket. A subscriber that lets them fill up is disconnected with the cursor to resume at.
         subscriber_buffer_bytes: ByteSize = ByteSize::new(4 * MIB), Bound::of(64 * KIB, GIB);
-        /// How long a full subscriber buffer is tolerated before the disconnect.
+        /// How long a full subscriber buffer, or a page of a table that is not taken, is tolerated before the disconnect.
         slow_subscriber_seconds: Duration = Duration::from_secs(30), Bound::of(1, 3_600);
         /// How long a subscription may go without any credit before it is ended.
         credit_timeout_seconds: Duration = Duration::from_secs(60), Bound::of(1, 86_400);

@@ -8,6 +8,7 @@
 //! | `applier` | the thread that folds into the tables |
 //! | `tail` | the newest frames, shared by subscribers |
 //! | `subscription` | a place in a stream, and what comes next |
+//! | `selection` | which records of a stream a subscriber wants |
 //! | `reads` | rows |
 //! | `streams` | making, changing and deleting streams |
 //! | `upkeep` | retention, disk space, gauges: what is done now and then |
@@ -20,6 +21,7 @@ mod error;
 mod metrics;
 mod publish;
 mod reads;
+mod selection;
 mod start;
 mod streams;
 mod subscription;
@@ -47,11 +49,10 @@ pub(crate) use check::{check_batch, check_keys, check_partition};
 pub(crate) use error::Error;
 pub(crate) use publish::{Ack, AckRow, AckSink, Group, Left, Numbered, Outcome, token_of};
 pub(crate) use reads::{Read, ReadAt};
+pub(crate) use selection::{Selection, each_selected, unreadable_batch};
 pub(crate) use start::{StartError, Stopper, start};
 pub(crate) use streams::Created;
-pub(crate) use subscription::{
-    Event, Selection, SubscribeRequest, Subscription, each_selected, unreadable_batch,
-};
+pub(crate) use subscription::{Ahead, Event, SubscribeRequest, Subscription};
 pub(crate) use tail::{Delivered, MessageKey};
 
 use publish::{Budget, Reply, Submission};
@@ -162,6 +163,8 @@ pub(crate) struct Running {
     in_flight_limit: usize,
     /// Whole tables that may be read at the same time.
     snapshots: Arc<Semaphore>,
+    /// How long a subscriber may take for a page. Meanwhile a moment of the table is held for it.
+    rows_patience: Duration,
     disk_full: AtomicBool,
     /// There is no room for more of the log; the writer tries again until there is.
     no_segment: Arc<AtomicBool>,

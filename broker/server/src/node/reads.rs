@@ -11,7 +11,7 @@ use anabranch_storage::log::{Chunk, Filter};
 use anabranch_storage::tables::{KeyRange, Page};
 use bytes::Bytes;
 
-use super::subscription::unreadable_batch;
+use super::selection::unreadable_batch;
 use super::{Error, Running, error};
 
 /// Longest that a read waits when it does not say how long.

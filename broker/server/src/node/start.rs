@@ -71,6 +71,9 @@ pub(crate) fn start(node: &Arc<Node>, config: &Config) -> Result<Stopper, StartE
     let seed = getrandom::u64().map_err(|error| StartError::System(error.to_string()))?;
     let cluster = node.info().cluster;
     let data_dir = DataDir::open(&config.data.dir, cluster, seed)?;
+    if let Err(error) = data_dir.remove_copy() {
+        warn!(%error, "what an interrupted verify has left takes room");
+    }
     make_room(&data_dir);
     let opened = open_log(node, &data_dir, config)?;
     let (tables, mut applier) = open_tables(node, &data_dir, config, &opened.reader)?;
@@ -295,6 +298,7 @@ fn new_running(
         disk_full: AtomicBool::new(false),
         no_segment: Arc::default(),
         snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
+        rows_patience: config.limits.slow_subscriber_seconds,
         disk_free: AtomicU64::new(data_dir.free_bytes().unwrap_or(u64::MAX)),
         disk_reserve: reserve(config, data_dir.path()),
         data_dir: data_dir.path().display().to_string(),

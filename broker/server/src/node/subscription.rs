@@ -7,12 +7,8 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anabranch_core::batch::{BatchError, Record};
-use anabranch_core::frame::{Commit, CommitPart};
-use anabranch_core::id::{Offset, PartitionId, Position};
-use anabranch_core::partitioner::partition_of;
+use anabranch_core::id::{Offset, PartitionId, Position, Sequence};
 use anabranch_core::stream::{MergeMode, StreamDefinition};
 use anabranch_core::vector::{Cursor, VersionVector};
 use anabranch_protocol::error::Code;
@@ -23,6 +19,7 @@ use anabranch_storage::tables::Page;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use super::selection::{Selected, Selection, each_selected};
 use super::tail::{Delivered, Look, StreamTail};
 use super::{Error, Running, error};
 
@@ -32,11 +29,12 @@ const STEP_BYTES: usize = 1024 * 1024;
 /// Pages of a table that are read ahead of a subscriber.
 const PAGES_AHEAD: usize = 2;
 
-/// How long a subscriber may take for a page. Meanwhile a moment of the table is held for it.
-const ROWS_PATIENCE: Duration = Duration::from_secs(30);
-
 /// Tables that are read whole at the same time; more wait for their turn.
 pub(super) const SNAPSHOTS: usize = 4;
+
+/// Brokers that a cursor may name though this one has nothing of them. What a cursor has seen of
+/// them is kept for as long as its subscription lives.
+const UNKNOWN_ORIGINS: usize = 64;
 
 /// What to follow.
 #[derive(Clone, Debug)]
@@ -47,64 +45,6 @@ pub(crate) struct SubscribeRequest {
     pub(crate) from: From,
 }
 
-/// Which records of a stream a subscriber wants.
-#[derive(Clone, Debug)]
-pub(crate) struct Selection {
-    partitions: Option<BTreeSet<PartitionId>>,
-    keys: KeyFilter<'static>,
-}
-
-impl Selection {
-    fn new(definition: &StreamDefinition, request: &SubscribeRequest) -> Result<Self, Error> {
-        let count = definition.partitions;
-        let beyond = |p: &&PartitionId| p.get() >= count;
-        let asked = request.partitions.as_ref();
-        if let Some(partition) = asked.and_then(|asked| asked.iter().find(beyond)) {
-            return Err(error::no_such_partition(definition, *partition));
-        }
-        // A key does not tell the partition: whoever publishes may name another than its hash.
-        Ok(Self {
-            partitions: asked.cloned(),
-            keys: request.keys.clone(),
-        })
-    }
-
-    /// Whether everything of the stream is wanted, so that messages can be shared.
-    pub(crate) fn is_everything(&self) -> bool {
-        self.partitions.is_none() && self.keys == KeyFilter::All
-    }
-
-    /// Which keys are wanted.
-    pub(crate) fn keys(&self) -> &KeyFilter<'static> {
-        &self.keys
-    }
-
-    /// Whether a part may hold something wanted.
-    pub(crate) fn wants_part(&self, part: &CommitPart) -> bool {
-        let partitions = self.partitions.as_ref();
-        partitions.is_none_or(|wanted| wanted.contains(&part.header.partition))
-    }
-
-    /// Whether a record is wanted.
-    pub(crate) fn wants(&self, record: &Record<'_>) -> bool {
-        self.keys.passes(record.key)
-    }
-
-    fn filter(&self, definition: &StreamDefinition) -> Filter {
-        match &self.partitions {
-            None => Filter::Stream(definition.id()),
-            Some(wanted) => Filter::Partitions(definition.id(), wanted.clone()),
-        }
-    }
-
-    fn row_prefix(&self) -> Vec<u8> {
-        match &self.keys {
-            KeyFilter::All => Vec::new(),
-            KeyFilter::Key(key) | KeyFilter::Prefix(key) => key.to_vec(),
-        }
-    }
-}
-
 /// What a subscriber is given.
 pub(crate) enum Event {
     /// Frames, in the order of this broker's log. What is not selected must be left out.
@@ -113,6 +53,17 @@ pub(crate) enum Event {
     Rows(Page),
     /// What is in the table has been given; from here on it is changes.
     Live(Cursor),
+}
+
+/// What lies before a subscription.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ahead {
+    /// Records or rows that it wants.
+    Something,
+    /// Nothing yet.
+    Nothing,
+    /// Nothing as far as was looked; look again.
+    Unknown,
 }
 
 enum Stage {
@@ -139,6 +90,8 @@ pub(crate) struct Subscription {
     seen: VersionVector,
     /// Records of the frame at this place that the client has seen.
     skip: Option<(Position, u32)>,
+    /// Whether the client was told of a place: from then on nothing may be missing.
+    begun: bool,
     /// When this place is reached, everything that was there at the start has been given.
     live_at: Option<Position>,
     tail: Arc<StreamTail>,
@@ -157,6 +110,7 @@ impl Subscription {
             position: Position::new(0),
             seen: VersionVector::default(),
             skip: None,
+            begun: false,
             live_at: None,
             tail,
             changed,
@@ -180,6 +134,7 @@ impl Subscription {
             From::Earliest => self.position = self.earliest(),
             From::Latest => {
                 self.position = reader.next_position();
+                self.begun = true;
                 // So that the client knows where to resume before anything comes.
                 self.live_at = Some(self.position);
             }
@@ -191,14 +146,35 @@ impl Subscription {
             }
             From::Table => self.stage = Stage::Rows(self.read_table()),
             From::Cursor(text) => {
+                self.begun = true;
                 let cursor = self.running.cursor(text)?;
+                self.check_unknown(&cursor.seen)?;
                 self.position = reader.resume(&cursor.seen);
                 self.check_seen(&cursor)?;
                 self.skip = Some((self.position, cursor.index)).filter(|(_, index)| *index > 0);
-                self.seen = cursor.seen;
+                // All else lies before the position, and cannot come any more.
+                let before = self.running.vector_before(self.position)?;
+                self.seen = before.missing_from(&cursor.seen);
             }
         }
         Ok(())
+    }
+
+    fn check_unknown(&self, seen: &VersionVector) -> Result<(), Error> {
+        let held = self.running.vector();
+        let unknown = seen
+            .iter()
+            .filter(|&(origin, _)| held.get(origin) == Sequence::NONE)
+            .count();
+        if unknown <= UNKNOWN_ORIGINS {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::BadCursor,
+            format!(
+                "the cursor names {unknown} writers that are unknown here, more than the {UNKNOWN_ORIGINS} that a cursor may; pass on unchanged what a broker sent, or go on from earliest, latest or the table"
+            ),
+        ))
     }
 
     fn earliest(&self) -> Position {
@@ -259,7 +235,7 @@ impl Subscription {
             let read = move || {
                 let too_slow = Cell::new(false);
                 let pass_on = |event| {
-                    let sent = handle.block_on(timeout(ROWS_PATIENCE, sender.send(event)));
+                    let sent = handle.block_on(timeout(running.rows_patience, sender.send(event)));
                     too_slow.set(too_slow.get() || sent.is_err());
                     match sent {
                         Ok(Ok(())) => ControlFlow::Continue(()),
@@ -358,27 +334,70 @@ impl Subscription {
             };
             let frames = self.unseen(frames);
             if !frames.is_empty() {
+                self.begun = true;
                 return Ok(Some(Event::Frames(frames)));
             }
         }
     }
 
-    /// Whether records or rows may be there that were not given.
+    /// Whether records or rows are there that were not given. Where only some are wanted, goes
+    /// on to the first of them, a step at a time. Cancel-safe.
     ///
     /// # Errors
     /// As [`Subscription::next`].
-    pub(crate) fn is_behind(&mut self) -> Result<bool, Error> {
+    pub(crate) async fn ahead(&mut self) -> Result<Ahead, Error> {
         self.changed.mark_unchanged();
         self.running.check_phase()?;
         self.check_stream()?;
         if matches!(self.stage, Stage::Rows(_)) {
-            return Ok(true);
+            return Ok(Ahead::Something);
         }
-        match self.tail.look(self.position, 1) {
-            Look::Frames(..) => Ok(true),
-            Look::TooOld => self.log_goes_on(),
-            Look::Empty => Ok(false),
+        if !self.selection.is_everything() {
+            return self.pass_over().await;
         }
+        let goes_on = match self.tail.look(self.position, 1) {
+            Look::Frames(..) => true,
+            Look::TooOld => self.log_goes_on()?,
+            Look::Empty => false,
+        };
+        Ok(match goes_on {
+            true => Ahead::Something,
+            false => Ahead::Nothing,
+        })
+    }
+
+    /// Goes on to the first wanted record of the next step.
+    async fn pass_over(&mut self) -> Result<Ahead, Error> {
+        let (frames, next) = match self.tail.look(self.position, STEP_BYTES) {
+            Look::Frames(frames, next) => (frames, next),
+            Look::TooOld => self.step_of_log().await?,
+            Look::Empty => return Ok(Ahead::Nothing),
+        };
+        for frame in self.unseen(frames) {
+            if self.is_wanted(&frame)? {
+                self.position = frame.position();
+                return Ok(Ahead::Something);
+            }
+        }
+        self.position = next;
+        Ok(Ahead::Unknown)
+    }
+
+    fn is_wanted(&self, frame: &Delivered) -> Result<bool, Error> {
+        let skip = match self.skip {
+            Some((place, index)) if place == frame.position() => index,
+            _ => 0,
+        };
+        let mut wanted = false;
+        let mut each = |_: &Selected<'_>| wanted = true;
+        each_selected(
+            &frame.commit,
+            &self.definition,
+            &self.selection,
+            skip,
+            &mut each,
+        )?;
+        Ok(wanted)
     }
 
     /// Whether the log holds anything of the stream from here on.
@@ -417,6 +436,7 @@ impl Subscription {
             Some(RowsEvent::Page(page)) => Ok(Some(Event::Rows(page))),
             Some(RowsEvent::End(position)) => {
                 self.stage = Stage::Frames;
+                self.begun = true;
                 self.position = position;
                 Ok(Some(Event::Live(self.cursor()?)))
             }
@@ -425,7 +445,7 @@ impl Subscription {
                 Code::SlowSubscriber,
                 format!(
                     "rows of the table were not taken for {} s; begin again from the table",
-                    ROWS_PATIENCE.as_secs()
+                    self.running.rows_patience.as_secs()
                 ),
             )),
         }
@@ -440,16 +460,24 @@ impl Subscription {
     }
 
     async fn read_log(&mut self) -> Result<Vec<Arc<Delivered>>, Error> {
-        self.check_place()?;
+        let (frames, next) = self.step_of_log().await?;
+        self.position = next;
+        Ok(frames)
+    }
+
+    /// What the log holds next, and where to go on after it.
+    async fn step_of_log(&self) -> Result<(Vec<Arc<Delivered>>, Position), Error> {
         let running = Arc::clone(&self.running);
         let filter = self.selection.filter(&self.definition);
         let from = self.position.max(running.reader.start_position());
-        let (frames, next) =
-            tokio::task::spawn_blocking(move || read_delivered(&running, from, &filter))
-                .await
-                .map_err(|_| error::internal("reading the log panicked"))??;
-        self.position = next;
-        Ok(frames)
+        let read = tokio::task::spawn_blocking(move || read_delivered(&running, from, &filter))
+            .await
+            .map_err(|_| error::internal("reading the log panicked"))??;
+        // Afterwards, since a trim may come between a look before and the reading.
+        if self.begun {
+            self.check_place()?;
+        }
+        Ok(read)
     }
 
     /// Leaves out what the client has seen by its cursor.
@@ -461,14 +489,6 @@ impl Subscription {
             });
         }
         frames
-    }
-}
-
-impl Selection {
-    fn wants_row(&self, key: &[u8], partitions: u16) -> bool {
-        let partition = partition_of(key, partitions);
-        let asked = self.partitions.as_ref();
-        self.keys.passes(Some(key)) && asked.is_none_or(|asked| asked.contains(&partition))
     }
 }
 
@@ -495,61 +515,4 @@ fn read_delivered(
         frames.push(Arc::new(delivered));
     }
     Ok((frames, chunk.next))
-}
-
-/// A compressed batch that its producer filled with something else than records. Nobody can read
-/// it, so it is left out, and must not keep anybody from what follows.
-pub(crate) fn unreadable_batch(commit: &Commit, error: &BatchError) {
-    metrics::counter!("anabranch_unreadable_batches_total").increment(1);
-    tracing::debug!(%error, position = %commit.position, "a batch does not inflate and is left out");
-}
-
-/// One record that a subscriber wants, with its place.
-pub(crate) struct Selected<'a> {
-    pub(crate) partition: PartitionId,
-    pub(crate) offset: Offset,
-    /// Index in its frame.
-    pub(crate) index: u32,
-    pub(crate) record: Record<'a>,
-}
-
-/// Calls `each` with every wanted record of a frame, after the first `skip` of the frame.
-///
-/// # Errors
-/// When a batch on disk does not inflate.
-pub(crate) fn each_selected(
-    commit: &Commit,
-    definition: &StreamDefinition,
-    selection: &Selection,
-    skip: u32,
-    each: &mut dyn FnMut(&Selected<'_>),
-) -> Result<(), Error> {
-    let id = definition.id();
-    for part in &commit.parts {
-        if part.header.stream != id || !selection.wants_part(part) {
-            continue;
-        }
-        let Some(batch) = &part.batch else { continue };
-        let records = match batch.records() {
-            Ok(records) => records,
-            Err(error) => {
-                unreadable_batch(commit, &error);
-                continue;
-            }
-        };
-        for record in records.iter() {
-            let record = record.map_err(Error::from)?;
-            let index = part.first_index + record.offset_delta;
-            if index < skip || !selection.wants(&record) {
-                continue;
-            }
-            each(&Selected {
-                partition: part.header.partition,
-                offset: part.base_offset.advance(u64::from(record.offset_delta)),
-                index,
-                record,
-            });
-        }
-    }
-    Ok(())
 }

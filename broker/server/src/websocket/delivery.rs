@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::encode::{self, Shape};
 use super::outbound::{Gone, Outbox, Piece};
-use crate::node::{Delivered, Error, Event, MessageKey, Subscription};
+use crate::node::{Ahead, Delivered, Error, Event, MessageKey, Subscription};
 
 /// Messages are handed over together up to this many bytes.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -117,38 +117,46 @@ impl From<Error> for End {
     }
 }
 
+/// Whether it is the broker that ends, and not this subscription.
+fn is_the_brokers(code: Code) -> bool {
+    matches!(code, Code::ShuttingDown | Code::Stopped)
+}
+
 impl Delivery {
     /// Delivers until the subscription or the connection ends.
     pub(super) async fn run(mut self) {
         match self.deliver().await {
             End::Gone => {}
-            End::TooSlow(problem) => {
-                let subscription = Some(self.shape.subscription);
-                self.outbox.end(ErrorMessage {
-                    id: None,
-                    subscription,
-                    problem,
-                });
-            }
+            // The connection says so itself, once everything published is answered.
+            End::Refused(error) if is_the_brokers(error.code) => {}
+            End::TooSlow(error) => self.end_connection(error),
             End::Refused(error) => {
                 let error = match &error.cursor {
                     None => error.with_cursor(self.reached.lock().clone()),
                     Some(_) => error,
                 };
+                if error.code.closes_connection() || error.code == Code::SlowSubscriber {
+                    return self.end_connection(error);
+                }
                 let Shape {
                     codec,
                     subscription,
                     ..
                 } = self.shape;
                 let message = encode::error(codec, None, Some(subscription), &error);
-                let ends = error.code.closes_connection();
                 // The connection may be gone already.
                 let _ = self.outbox.send(message).await;
-                if ends {
-                    self.outbox.end(error.into());
-                }
             }
         }
+    }
+
+    fn end_connection(&self, problem: Error) {
+        let subscription = Some(self.shape.subscription);
+        self.outbox.end(ErrorMessage {
+            id: None,
+            subscription,
+            problem,
+        });
     }
 
     async fn deliver(&mut self) -> End {
@@ -171,10 +179,21 @@ impl Delivery {
     /// What comes next, if anything is there. Without credit nothing is read, so that who does not
     /// grant any costs nothing; and what is read is in memory, so there is room for it before.
     async fn next_event(&mut self) -> Result<Option<Event>, End> {
-        while !self.credit.available() && !self.subscription.is_behind()? {
-            tokio::select! {
-                () = self.subscription.wait() => {}
-                () = self.credit.wait() => {}
+        while !self.credit.available() {
+            // Where only some records are wanted, it has to be read which.
+            let room = match self.subscription.selection().is_everything() {
+                true => None,
+                false => Some(self.reserve().await?),
+            };
+            let ahead = self.subscription.ahead().await?;
+            drop(room);
+            match ahead {
+                Ahead::Something => break,
+                Ahead::Unknown => {}
+                Ahead::Nothing => tokio::select! {
+                    () = self.subscription.wait() => {}
+                    () = self.credit.wait() => {}
+                },
             }
         }
         self.wait_for_credit().await?;
