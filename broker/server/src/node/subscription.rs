@@ -203,19 +203,25 @@ impl Subscription {
     }
 
     fn too_old(&self) -> Result<Error, Error> {
+        let name = &self.definition.name;
+        if self.definition.merge == MergeMode::Lww {
+            // A cursor behind the deletes would pass over rows that are still there.
+            return Ok(Error::new(
+                Code::CursorTooOld,
+                format!(
+                    "deletes that the cursor has not seen are gone from stream {name}; begin again with from=table"
+                ),
+            ));
+        }
         let mut seen = self.running.vector_before(self.earliest())?;
         seen.merge(&self.running.reader.gone(self.definition.id()));
         let oldest = Cursor { seen, index: 0 };
-        let name = &self.definition.name;
-        let what = match self.definition.merge {
-            MergeMode::Append => format!(
+        let error = Error::new(
+            Code::CursorTooOld,
+            format!(
                 "the cursor lies before what retention has kept of stream {name}; go on from the oldest cursor, or from=table"
             ),
-            MergeMode::Lww => format!(
-                "deletes that the cursor has not seen are gone from stream {name}; begin again with from=table"
-            ),
-        };
-        let error = Error::new(Code::CursorTooOld, what);
+        );
         Ok(error.with_oldest(oldest.encode(self.running.cluster())))
     }
 
