@@ -196,8 +196,11 @@ impl Shared {
     }
 
     /// Opens a segment whose index is damaged by reading all its entries.
-    fn load_by_entries(&self, segment: &Segment) -> Result<Loaded, LoadError> {
+    pub(crate) fn load_by_entries(&self, segment: &Segment) -> Result<Loaded, LoadError> {
         let file = self.disk.open(&segment.path)?;
+        if SegmentHeader::read(&*file)?.is_ok_and(|header| header.id != segment.id) {
+            return Err(LoadError::Replaced);
+        }
         let Summary {
             first,
             next,

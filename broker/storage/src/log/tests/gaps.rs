@@ -10,6 +10,7 @@ use super::cleaning::{
 };
 use super::*;
 use crate::disk::{Disk, Fault};
+use crate::log::shared::LoadError;
 
 /// Events are kept for this many seconds.
 const KEPT_SECONDS: u64 = 20;
@@ -410,4 +411,21 @@ fn producers_are_known_again_where_only_a_summary_is_damaged() {
     let broker = open(&disk).unwrap();
     assert_eq!(broker.recovery.rebuilt.len(), 1);
     assert!(broker.sequencer.checkpoint() == checkpoint);
+}
+
+/// The cleaner may put another file in place between a look at the old one's index and at its entries.
+#[test]
+fn a_replaced_segment_is_not_taken_for_a_damaged_one() {
+    let disk = MemoryDisk::new(5);
+    let broker = many_events(&disk, 200);
+    let old = Arc::clone(&broker.reader.shared().state.read().segments[0]);
+    clean(&broker, &short_lived()).unwrap();
+    let file = disk.open(&old.path).unwrap();
+    let length = file.length().unwrap();
+    let footer = crate::log::segment::Footer::read(&*file, length)
+        .unwrap()
+        .unwrap();
+    disk.flip(&old.path, footer.index_at() as usize + 1, 2);
+    let loaded = broker.reader.shared().load_by_entries(&old);
+    assert!(matches!(loaded, Err(LoadError::Replaced)), "{loaded:?}");
 }
