@@ -101,6 +101,17 @@ impl Drop for SmallDisk {
     }
 }
 
+/// Publishes one record as soon as the broker takes any.
+async fn room_again(broker: &Broker) {
+    let body = json!([{"value": "x"}]);
+    eventually("room again", async || {
+        let http = broker.http();
+        let answer = http.post("/v1/streams/events/records", &body).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+}
+
 /// Filling a disk while publishing as fast as it goes. Where mounting is not allowed, the reserve
 /// alone is tested, above.
 #[tokio::test]
@@ -127,12 +138,7 @@ async fn a_disk_that_fills_up_loses_nothing_and_goes_on_when_there_is_room() {
     check(&broker, acknowledged).await;
 
     std::fs::remove_file(&filler).unwrap();
-    let body = json!([{"value": "x"}]);
-    eventually("room again", async || {
-        let answer = http.post("/v1/streams/events/records", &body).await;
-        (answer.status == 200).then_some(())
-    })
-    .await;
+    room_again(&broker).await;
     broker.kill();
     let broker = Broker::start_with(&home, &settings).await;
     check(&broker, acknowledged).await;
@@ -272,12 +278,7 @@ async fn a_group_that_reaches_beyond_its_segment_is_refused_where_no_byte_is_fre
     check(&broker, acknowledged).await;
 
     std::fs::remove_file(&filler).unwrap();
-    let body = json!([{"value": "x"}]);
-    eventually("room again", async || {
-        let answer = http.post("/v1/streams/events/records", &body).await;
-        (answer.status == 200).then_some(())
-    })
-    .await;
+    room_again(&broker).await;
     broker.kill();
     let broker = Broker::start_with(&home, &TO_THE_LAST_BYTE).await;
     check(&broker, acknowledged + 1).await;
