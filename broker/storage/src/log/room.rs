@@ -22,7 +22,7 @@ pub(crate) fn reserve(file: &dyn DiskFile, length: u64) -> io::Result<bool> {
 }
 
 /// The most that a frame of this broker, with so many parts and bytes of batches, takes in the
-/// log. Contexts are empty while it has no peers.
+/// log, without its context, which the sequencer knows (`Sequencer::context_bytes`).
 #[must_use]
 pub fn most_entry_bytes(parts: usize, batches: usize) -> usize {
     ENTRY_HEADER_BYTES

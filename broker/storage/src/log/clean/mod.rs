@@ -6,9 +6,9 @@
 //! 3. Sealed segments of which enough is dead are rewritten beside the old file, which the new one
 //!    then replaces. Entries stay while something of them does; neighbours of which nothing is
 //!    left become a gap, which keeps positions dense and chains connected.
-//! 4. Small segments that follow each other are put together.
-//! 5. Segments at the front of the log that hold nothing alive are removed; what follows knows by
+//! 4. Segments at the front of the log that hold nothing alive are removed; what follows knows by
 //!    its base vector which frames are gone.
+//! 5. Small segments that follow each other are put together.
 //!
 //! Each step is durable before the next relies on it, so a crash at any moment loses nothing.
 

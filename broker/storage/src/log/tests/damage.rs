@@ -11,26 +11,8 @@ fn sample(closed: bool) -> (MemoryDisk, Vec<Commit>) {
         segment_bytes: 700,
         ..SMALL
     };
-    let opened = Log::open_at(
-        Arc::new(disk.clone()),
-        Path::new(DIR),
-        IDENTITY,
-        options,
-        &mut |_| {},
-    );
-    let Opened {
-        log,
-        reader,
-        sequencer,
-        recovery,
-    } = opened.unwrap();
-    let mut broker = Broker {
-        log,
-        reader,
-        sequencer,
-        recovery,
-        now: 1,
-    };
+    let mut broker = open_as(&disk, Path::new(DIR), IDENTITY, options).unwrap();
+    broker.now = 1;
     let written = (0..7)
         .map(|n| broker.put(&[filler(1, n, 20), filler(2, n, 10)]))
         .collect();

@@ -51,7 +51,16 @@ pub(super) fn open(disk: &MemoryDisk) -> Result<Broker, OpenError> {
 }
 
 pub(super) fn open_in(disk: &MemoryDisk, dir: &Path) -> Result<Broker, OpenError> {
-    let opened = Log::open_at(Arc::new(disk.clone()), dir, IDENTITY, SMALL, &mut |_| {})?;
+    open_as(disk, dir, IDENTITY, SMALL)
+}
+
+pub(super) fn open_as(
+    disk: &MemoryDisk,
+    dir: &Path,
+    identity: Identity,
+    options: LogOptions,
+) -> Result<Broker, OpenError> {
+    let opened = Log::open_at(Arc::new(disk.clone()), dir, identity, options, &mut |_| {})?;
     let Opened {
         log,
         reader,

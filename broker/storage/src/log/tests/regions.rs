@@ -21,21 +21,9 @@ fn reopened(disk: &MemoryDisk, broker: usize) -> Broker {
         segment_bytes: 1500,
         ..SMALL
     };
-    let disk = Arc::new(disk.clone());
-    let opened = Log::open_at(disk, Path::new(DIR), identity(broker), options, &mut |_| {});
-    let Opened {
-        log,
-        reader,
-        sequencer,
-        recovery,
-    } = opened.unwrap();
-    Broker {
-        log,
-        reader,
-        sequencer,
-        recovery,
-        now: 1_000_000,
-    }
+    let mut reopened = open_as(disk, Path::new(DIR), identity(broker), options).unwrap();
+    reopened.now = 1_000_000;
+    reopened
 }
 
 /// Sends what was asked for; how much of it was taken over.
