@@ -6,13 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::frame::FrameHeader;
-use crate::id::BrokerId;
+use crate::id::{BrokerId, Origin, Sequence};
 use crate::vector::VersionVector;
 
 /// The peers that can be reached at the moment, and what each is known to hold.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Peers {
     reachable: BTreeMap<BrokerId, VersionVector>,
+    /// Who relays the frames of a broker that is out of reach. Kept while it is of use, so that
+    /// nobody is asked anew with every frame.
+    relays: BTreeMap<BrokerId, BrokerId>,
 }
 
 /// What a peer is asked for: all frames of these brokers that are not in the vector.
@@ -46,7 +49,7 @@ impl Peers {
 
     /// What to ask each reachable peer for. Each broker's frames are asked of one peer only.
     #[must_use]
-    pub fn asks(&self, held: &VersionVector) -> BTreeMap<BrokerId, Ask> {
+    pub fn asks(&mut self, held: &VersionVector) -> BTreeMap<BrokerId, Ask> {
         let ask = |&peer: &BrokerId| {
             let ask = Ask {
                 held: held.clone(),
@@ -55,53 +58,84 @@ impl Peers {
             (peer, ask)
         };
         let mut asks: BTreeMap<_, _> = self.reachable.keys().map(ask).collect();
-        for broker in self.out_of_reach(held) {
-            let relay = self.relay_of(broker, held);
-            if let Some(ask) = relay.and_then(|peer| asks.get_mut(&peer)) {
+        self.choose_relays(held);
+        for (&broker, relay) in &self.relays {
+            if let Some(ask) = asks.get_mut(relay) {
                 ask.of.insert(broker);
             }
         }
         asks
     }
 
-    /// Brokers without a link of whom some peer has more than is held.
-    fn out_of_reach(&self, held: &VersionVector) -> BTreeSet<BrokerId> {
-        let beyond = self
-            .reachable
-            .values()
-            .map(|holds| held.missing_from(holds));
-        let brokers: BTreeSet<_> = beyond
-            .flat_map(|beyond| {
-                let origins = beyond.iter().map(|(origin, _)| origin.broker);
-                origins.collect::<Vec<_>>()
-            })
-            .collect();
-        let far = brokers.into_iter();
-        far.filter(|broker| !self.reachable.contains_key(broker))
+    /// The peers, and what each is known to hold.
+    pub fn reachable(&self) -> impl Iterator<Item = (BrokerId, &VersionVector)> {
+        self.reachable.iter().map(|(&peer, holds)| (peer, holds))
+    }
+
+    fn choose_relays(&mut self, held: &VersionVector) {
+        let far = self.out_of_reach();
+        self.relays.retain(|broker, _| far.contains(broker));
+        for broker in far {
+            let current = self.relays.get(&broker);
+            let serves = current
+                .and_then(|relay| self.reachable.get(relay))
+                .is_some_and(|holds| newest_beyond(held, holds, broker).is_some());
+            if serves {
+                continue;
+            }
+            match self.relay_of(broker, held) {
+                Some(relay) => {
+                    self.relays.insert(broker, relay);
+                }
+                // Nobody has more. Who was asked stays asked, if it is still there.
+                None => {
+                    let there = current.is_some_and(|relay| self.reachable.contains_key(relay));
+                    if !there {
+                        self.relays.remove(&broker);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Brokers without a link of whom some peer has frames.
+    fn out_of_reach(&self) -> BTreeSet<BrokerId> {
+        let held = self.reachable.values().flat_map(VersionVector::iter);
+        held.map(|(origin, _)| origin.broker)
+            .filter(|broker| !self.reachable.contains_key(broker))
             .collect()
     }
 
     /// The peer that has most of a broker's frames; of several the one with the smallest id.
     fn relay_of(&self, broker: BrokerId, held: &VersionVector) -> Option<BrokerId> {
-        let beyond = |holds: &VersionVector| {
-            let lacking = held.missing_from(holds);
-            let of_it = lacking.iter().filter(|(origin, _)| origin.broker == broker);
-            // The newest epoch decides: its frames follow those of all before.
-            of_it.last()
-        };
         let most = self
             .reachable
             .iter()
-            .filter_map(|(&peer, holds)| Some((beyond(holds)?, std::cmp::Reverse(peer))))
+            .filter_map(|(&peer, holds)| {
+                let beyond = newest_beyond(held, holds, broker)?;
+                Some((beyond, std::cmp::Reverse(peer)))
+            })
             .max();
         most.map(|(_, peer)| peer.0)
     }
 }
 
+/// The last frame of a broker that a peer has and that is not held. The newest epoch decides: its
+/// frames follow those of all before.
+fn newest_beyond(
+    held: &VersionVector,
+    holds: &VersionVector,
+    broker: BrokerId,
+) -> Option<(Origin, Sequence)> {
+    let lacking = held.missing_from(holds);
+    let of_it = lacking.iter().filter(|(origin, _)| origin.broker == broker);
+    of_it.last()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Epoch, Origin, Sequence};
+    use crate::id::Epoch;
 
     fn holds(entries: &[(u64, u32, u64)]) -> VersionVector {
         let entry = |&(broker, epoch, sequence): &(u64, u32, u64)| {
@@ -143,12 +177,22 @@ mod tests {
         }
         let asks = peers.asks(&VersionVector::EMPTY);
         assert_eq!((of(&asks, 2), of(&asks, 3)), (vec![2, 9], vec![3]));
-        // A newer epoch is more than a longer older one.
+        // It stays so while it is of use.
         peers.reach(BrokerId::new(3), holds(&[(9, 3, 1)]));
+        assert_eq!(of(&peers.asks(&VersionVector::EMPTY), 2), [2, 9]);
+        // Of others, a newer epoch is more than a longer older one.
+        let mut peers = Peers {
+            relays: BTreeMap::new(),
+            ..peers
+        };
         let asks = peers.asks(&VersionVector::EMPTY);
         assert_eq!((of(&asks, 2), of(&asks, 3)), (vec![2], vec![3, 9]));
-        // Who has nothing that is lacking is not asked to relay.
-        let asks = peers.asks(&holds(&[(9, 1, 50), (9, 2, 4), (9, 3, 1)]));
-        assert_eq!((of(&asks, 2), of(&asks, 3)), (vec![2], vec![3]));
+        // Once nothing is lacking, who relayed goes on to be asked for what is to come.
+        let all = holds(&[(9, 1, 50), (9, 2, 4), (9, 3, 1)]);
+        assert_eq!(of(&peers.asks(&all), 3), [3, 9]);
+        // Another one takes over when it has what this one has not.
+        peers.reach(BrokerId::new(2), holds(&[(9, 3, 2)]));
+        let asks = peers.asks(&all);
+        assert_eq!((of(&asks, 2), of(&asks, 3)), (vec![2, 9], vec![3]));
     }
 }

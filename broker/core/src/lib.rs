@@ -16,6 +16,7 @@
 //! | [`producer`] | idempotent producers: a retried publish counts once |
 //! | [`sequencer`] | publishes in, one frame out: the only place that assigns sequences |
 //! | [`exchange`] | whom to ask for which frames |
+//! | [`holding`] | frames that came before what they follow |
 //! | [`stability`] | what every member has applied, and up to when nothing more is stamped |
 //! | [`lww`] | rows where the last writer wins |
 //! | [`limits`] | every limit, with its reason |
@@ -27,6 +28,7 @@ pub mod clock;
 pub mod exchange;
 pub mod frame;
 pub mod gap;
+pub mod holding;
 pub mod id;
 pub mod limits;
 pub mod lww;

@@ -108,6 +108,19 @@ impl Foreign {
         }
     }
 
+    /// Bytes of header and parts.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let bodies = self.batches.iter().flatten().map(Batch::len);
+        self.header_bytes.len() + bodies.sum::<usize>()
+    }
+
+    /// Its parts, in the header's order.
+    #[must_use]
+    pub fn batches(&self) -> &[Option<Batch>] {
+        &self.batches
+    }
+
     /// Its header.
     #[must_use]
     pub fn header(&self) -> &FrameHeader {
@@ -126,20 +139,31 @@ impl Sequencer {
     /// When the frame is this broker's own, of the epoch that it writes in: nobody else can have
     /// made it, so whoever asks has to stop this broker from writing first.
     pub fn accept(&mut self, frame: &Foreign, now_ms: u64) -> Result<Commit, AcceptError> {
+        self.judge(frame, now_ms)?;
+        Ok(self.take_over(frame))
+    }
+
+    /// Whether a frame may be taken over now.
+    ///
+    /// # Errors
+    /// As [`Sequencer::accept`].
+    ///
+    /// # Panics
+    /// As [`Sequencer::accept`].
+    pub fn judge(&self, frame: &Foreign, now_ms: u64) -> Result<(), AcceptError> {
         let header = &frame.header;
-        let origin = header.origin;
-        assert!(
-            origin != self.origin,
-            "a frame of the epoch that is being written"
-        );
+        let (origin, got) = (header.origin, header.sequence);
         let head = self.head(origin);
-        let got = header.sequence;
         if got <= head.sequence {
             return Err(AcceptError::Known {
                 origin,
                 sequence: got,
             });
         }
+        assert!(
+            origin != self.origin,
+            "a frame of the epoch that is being written"
+        );
         if got != head.sequence.next() {
             return Err(AcceptError::Early {
                 origin,
@@ -147,7 +171,8 @@ impl Sequencer {
                 got,
             });
         }
-        header.verify_chain(head.chain, &frame.header_bytes)?;
+        // What may pass is found out first: a frame that waits is judged again and again, and the
+        // chain is the one check that takes time.
         let missing = self.lacks(&header.context);
         if !missing.is_empty() {
             return Err(AcceptError::Uncovered { missing });
@@ -156,13 +181,19 @@ impl Sequencer {
         if stamp.millis() > now_ms.saturating_add(MAX_CLOCK_AHEAD_MS) {
             return Err(AcceptError::Ahead { stamp });
         }
+        header.verify_chain(head.chain, &frame.header_bytes)?;
+        Ok(())
+    }
+
+    /// Takes over a frame that [`Sequencer::judge`] has just allowed.
+    pub(crate) fn take_over(&mut self, frame: &Foreign) -> Commit {
         let commit = self.place_foreign(frame);
         for part in &commit.parts {
             self.note(part, commit.position);
         }
-        self.clock.0.observe(stamp);
-        self.advance(header);
-        Ok(commit)
+        self.clock.0.observe(frame.header.last_timestamp());
+        self.advance(&frame.header);
+        commit
     }
 
     /// What of a context is not here.

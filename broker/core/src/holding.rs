@@ -1,0 +1,203 @@
+//! Frames that came before what they follow, until that is there.
+//!
+//! One link ships in an order that causality allows, so only frames of different links overtake
+//! each other. What waits here is bounded by whoever sends it: each frame comes with a ticket that
+//! is given back when the frame is taken over, or was there already.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::frame::Commit;
+use crate::id::Origin;
+use crate::sequencer::{AcceptError, Foreign, Sequencer};
+
+/// Frames of other origins that wait, each with its ticket.
+#[derive(Debug)]
+pub struct Holding<T> {
+    waiting: BTreeMap<Origin, VecDeque<(Foreign, T)>>,
+    frames: usize,
+    bytes: usize,
+}
+
+/// What became of a frame.
+#[derive(Debug)]
+pub enum Settled<T> {
+    /// It is the next commit.
+    Taken(Commit, T),
+    /// It was there already.
+    Known(T),
+    /// It can never be taken over: its origin has forked, or one of the two logs was rolled back.
+    Refused(Origin, AcceptError, T),
+}
+
+impl<T> Default for Holding<T> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            frames: 0,
+            bytes: 0,
+        }
+    }
+}
+
+impl<T> Holding<T> {
+    /// Adds a frame; [`Holding::next`] says what became of it.
+    pub fn offer(&mut self, frame: Foreign, ticket: T) {
+        self.frames += 1;
+        self.bytes += frame.size();
+        let queue = self.waiting.entry(frame.header().origin).or_default();
+        // Links give an origin's frames in order. Only after a change of links an earlier one
+        // comes later.
+        let sequence = frame.header().sequence;
+        let at = queue.partition_point(|(held, _)| held.header().sequence <= sequence);
+        queue.insert(at, (frame, ticket));
+    }
+
+    /// How many frames wait.
+    #[must_use]
+    pub fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// Bytes of the frames that wait.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames == 0
+    }
+
+    /// The next frame that waits for nothing any more, taken over by the sequencer. `fits` is
+    /// asked before that whether there is room for it; nothing is taken over once it says no.
+    pub fn next(
+        &mut self,
+        sequencer: &mut Sequencer,
+        now_ms: u64,
+        fits: &mut dyn FnMut(&Foreign) -> bool,
+    ) -> Option<Settled<T>> {
+        let origins: Vec<Origin> = self.waiting.keys().copied().collect();
+        for origin in origins {
+            let Some((frame, _)) = self.waiting.get(&origin).and_then(VecDeque::front) else {
+                continue;
+            };
+            if let Err(error) = sequencer.judge(frame, now_ms) {
+                if error.may_pass() {
+                    continue;
+                }
+                let (_, ticket) = self.pop(origin)?;
+                return Some(match error {
+                    AcceptError::Known { .. } => Settled::Known(ticket),
+                    error => Settled::Refused(origin, error, ticket),
+                });
+            }
+            if !fits(frame) {
+                return None;
+            }
+            let (frame, ticket) = self.pop(origin)?;
+            return Some(Settled::Taken(sequencer.take_over(&frame), ticket));
+        }
+        None
+    }
+
+    fn pop(&mut self, origin: Origin) -> Option<(Foreign, T)> {
+        let queue = self.waiting.get_mut(&origin)?;
+        let popped = queue.pop_front()?;
+        if queue.is_empty() {
+            self.waiting.remove(&origin);
+        }
+        self.frames -= 1;
+        self.bytes -= popped.0.size();
+        Some(popped)
+    }
+
+    /// Forgets all that waits, and gives the tickets back.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, NewRecord};
+    use crate::id::{BrokerId, Epoch, PartitionId, StreamId};
+    use crate::sequencer::Publish;
+
+    fn sequencer(broker: u64) -> Sequencer {
+        Sequencer::new(Origin {
+            broker: BrokerId::new(broker),
+            epoch: Epoch::new(1),
+        })
+    }
+
+    fn write(writer: &mut Sequencer, now: u64) -> Foreign {
+        let mut batch = BatchBuilder::default();
+        batch.push(&NewRecord::default()).unwrap();
+        let publish = Publish {
+            stream: StreamId::new(1),
+            partition: PartitionId::new(0),
+            batch: batch.finish(None).unwrap(),
+        };
+        let mut frame = writer.open();
+        frame.add(&[publish], &mut Vec::new()).unwrap();
+        Foreign::from(&frame.close(now).unwrap())
+    }
+
+    fn drain(holding: &mut Holding<u32>, into: &mut Sequencer) -> Vec<u32> {
+        let mut taken = Vec::new();
+        while let Some(settled) = holding.next(into, 10, &mut |_| true) {
+            match settled {
+                Settled::Taken(_, ticket) | Settled::Known(ticket) => taken.push(ticket),
+                Settled::Refused(origin, error, _) => panic!("{origin}: {error}"),
+            }
+        }
+        taken
+    }
+
+    #[test]
+    fn a_frame_waits_for_what_it_follows_and_is_taken_once() {
+        let (mut a, mut b, mut c) = (sequencer(1), sequencer(2), sequencer(3));
+        let first = write(&mut a, 1);
+        let second = write(&mut a, 2);
+        b.accept(&first, 3).unwrap();
+        b.accept(&second, 3).unwrap();
+        let after = write(&mut b, 4);
+        let mut holding = Holding::default();
+        holding.offer(after.clone(), 3);
+        assert!(drain(&mut holding, &mut c).is_empty());
+        holding.offer(second, 2);
+        holding.offer(first.clone(), 1);
+        holding.offer(first, 0);
+        assert_eq!(holding.frames(), 4);
+        let mut taken = drain(&mut holding, &mut c);
+        taken.sort_unstable();
+        assert_eq!(taken, [0, 1, 2, 3]);
+        assert_eq!((holding.frames(), holding.bytes()), (0, 0));
+        assert!(c.vector().covers(&b.vector()));
+        holding.offer(after, 4);
+        assert_eq!(drain(&mut holding, &mut c), [4], "it is known");
+    }
+
+    #[test]
+    fn a_fork_is_refused_and_what_has_no_room_waits() {
+        let (mut a, mut b) = (sequencer(1), sequencer(2));
+        let mut forked = a.clone();
+        let mut holding = Holding::default();
+        holding.offer(write(&mut a, 1), ());
+        let nothing_fits = holding.next(&mut b, 10, &mut |_| false);
+        assert!(nothing_fits.is_none() && holding.frames() == 1);
+        let taken = holding.next(&mut b, 10, &mut |_| true);
+        assert!(matches!(taken, Some(Settled::Taken(..))));
+        // The same sequence with another content, then one more of that history.
+        let _ = write(&mut forked, 2);
+        holding.offer(write(&mut forked, 3), ());
+        let refused = holding.next(&mut b, 10, &mut |_| true);
+        assert!(matches!(
+            refused,
+            Some(Settled::Refused(_, AcceptError::Chain(_), ()))
+        ));
+    }
+}
