@@ -188,6 +188,11 @@ impl Sequencer {
         self.heads.get(&origin).copied().unwrap_or(NO_HEAD)
     }
 
+    /// The last frame of every origin.
+    pub fn heads(&self) -> impl Iterator<Item = (Origin, Head)> {
+        self.heads.iter().map(|(&origin, &head)| (origin, head))
+    }
+
     /// Greatest stamp handed out or seen.
     #[must_use]
     pub fn last_timestamp(&self) -> HybridTimestamp {

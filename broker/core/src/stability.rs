@@ -95,6 +95,12 @@ impl Stability {
         }
     }
 
+    /// What is applied here.
+    #[must_use]
+    pub fn applied(&self) -> &VersionVector {
+        &self.applied
+    }
+
     /// What every member has applied, and every frame to come follows.
     #[must_use]
     pub fn stable(&self) -> VersionVector {

@@ -6,6 +6,7 @@
 //! | [`record`] | records in messages, their JSON form, and batches made of them |
 //! | [`position`] | where a subscription or a read starts |
 //! | [`ws`] | the messages of the WebSocket protocol |
+//! | [`peer`] | the messages between brokers |
 //! | [`codec`] | their two encodings: `MessagePack` and JSON |
 //! | [`http`] | the JSON shapes of the HTTP interface |
 //!
@@ -15,6 +16,7 @@
 pub mod codec;
 pub mod error;
 pub mod http;
+pub mod peer;
 pub mod position;
 pub mod record;
 pub mod ws;

@@ -9,6 +9,7 @@
 //! | `tail` | the newest frames, shared by subscribers |
 //! | `subscription` | a place in a stream, and what comes next |
 //! | `selection` | which records of a stream a subscriber wants |
+//! | `regions` | brokers of other regions: links, reports, what all have applied |
 //! | `reads` | rows |
 //! | `streams` | making, changing and deleting streams |
 //! | `upkeep` | retention, disk space, gauges: what is done now and then |
@@ -21,6 +22,7 @@ mod error;
 mod metrics;
 mod publish;
 mod reads;
+mod regions;
 mod selection;
 mod start;
 mod streams;
@@ -34,8 +36,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anabranch_core::id::{BrokerId, ClusterId, Origin, Position, RegionName, StreamId};
+use anabranch_core::sequencer::Foreign;
 use anabranch_core::vector::{Cursor, Token, VersionVector};
 use anabranch_protocol::error::Code;
+use anabranch_protocol::peer::{Heads, Hello};
 use anabranch_protocol::ws::Durability;
 use anabranch_storage::log::LogReader;
 use anabranch_storage::tables::Tables;
@@ -49,6 +53,7 @@ pub(crate) use check::{check_batch, check_keys, check_partition};
 pub(crate) use error::Error;
 pub(crate) use publish::{Ack, AckRow, AckSink, Group, Left, Numbered, Outcome, token_of};
 pub(crate) use reads::{Read, ReadAt};
+pub(crate) use regions::{Dialled, LinkCredit, Regions, Seat, Ticket, check_hello};
 pub(crate) use selection::{Selection, each_selected, unreadable_batch};
 pub(crate) use start::{StartError, Stopper, start};
 pub(crate) use streams::Created;
@@ -153,6 +158,8 @@ pub(crate) struct Running {
     pub(crate) reader: LogReader,
     pub(crate) tables: Tables,
     pub(crate) tail: Arc<Tail>,
+    pub(crate) regions: Arc<Regions>,
+    durable: Arc<watch::Sender<Position>>,
     phase: Arc<watch::Sender<Phase>>,
     origin: Origin,
     cluster: ClusterId,
@@ -312,10 +319,14 @@ impl Running {
     }
 
     fn send(&self, submission: Submission) -> Result<(), Error> {
+        self.pass_on(Request::Publish(submission))
+    }
+
+    fn pass_on(&self, request: Request) -> Result<(), Error> {
         let inbox = self.inbox.lock();
         let sent = inbox
             .as_ref()
-            .is_some_and(|inbox| inbox.send(Request::Publish(submission)).is_ok());
+            .is_some_and(|inbox| inbox.send(request).is_ok());
         drop(inbox);
         if sent {
             return Ok(());
@@ -324,14 +335,43 @@ impl Running {
         Err(error::failed("the writer ended"))
     }
 
-    /// Waits until everything that the writer was given before is durable.
-    async fn pass_the_writer(&self) {
+    /// Waits until everything that the writer was given before is durable; tells what is held
+    /// then, or nothing where the writer is gone.
+    async fn pass_the_writer(&self) -> Option<Heads> {
         let (passed, waited) = oneshot::channel();
         if let Some(inbox) = &*self.inbox.lock() {
             // A writer that is gone takes nothing any more.
             let _ = inbox.send(Request::Pass(passed));
         }
-        let _ = waited.await;
+        waited.await.ok()
+    }
+
+    /// What a peer is told first.
+    ///
+    /// # Errors
+    /// When the broker stops.
+    pub(crate) async fn hello(&self) -> Result<Hello, Error> {
+        self.check_phase()?;
+        let heads = self.pass_the_writer().await;
+        Ok(Hello {
+            cluster: self.cluster,
+            origin: self.origin,
+            region: self.regions.region().clone(),
+            heads: heads.ok_or_else(|| error::failed("the writer ended"))?,
+        })
+    }
+
+    /// Takes frames of other regions over, once all that they follow is here.
+    ///
+    /// # Errors
+    /// When the broker stops.
+    pub(crate) fn receive(&self, frames: Vec<(Foreign, Ticket)>) -> Result<(), Error> {
+        self.pass_on(Request::Foreign(frames))
+    }
+
+    /// Follows the log: the first position that is not durable.
+    pub(crate) fn durable(&self) -> watch::Receiver<Position> {
+        self.durable.subscribe()
     }
 
     /// Waits until the tables hold everything before this place.

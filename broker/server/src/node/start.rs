@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 
+use anabranch_core::holding::Holding;
 use anabranch_core::id::Origin;
+use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
 use anabranch_storage::ballast::{BALLAST_BYTES, Ballast};
 use anabranch_storage::data_dir::{DataDir, DataDirError};
@@ -19,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
 use super::metrics::WriterMetrics;
+use super::regions::Regions;
 use super::subscription::SNAPSHOTS;
 use super::tail::Tail;
 use super::upkeep::{Chore, Upkeep};
@@ -206,6 +209,7 @@ fn run(
         tables,
         seen: sequencer.vector(),
         origin: sequencer.origin(),
+        report: sequencer.report(),
     };
     let running = Arc::new(new_running(node, config, &data_dir, log_end, inbox, chores));
     let writer = Writer {
@@ -217,6 +221,9 @@ fn run(
         metrics: WriterMetrics::register(),
         no_segment: Arc::clone(&running.no_segment),
         streams: running.tables.clone(),
+        holding: Holding::default(),
+        regions: Arc::clone(&running.regions),
+        durable: Arc::clone(&running.durable),
     };
     let writer = spawn("log-writer", {
         let phase = Arc::clone(&node.phase);
@@ -264,6 +271,7 @@ struct LogEnd {
     tables: Tables,
     seen: VersionVector,
     origin: Origin,
+    report: Report,
 }
 
 fn new_running(
@@ -279,7 +287,9 @@ fn new_running(
         tables,
         seen,
         origin,
+        report,
     } = end;
+    let region = node.info().region.clone();
     let cluster = node.info().cluster;
     let next = reader.next_position();
     let tail_bytes = config.log.tail_bytes.in_memory();
@@ -287,6 +297,8 @@ fn new_running(
     Running {
         tail: Arc::new(Tail::new(cluster, tail_bytes, seen, next)),
         applied: Arc::new(watch::Sender::new(tables.applied())),
+        durable: Arc::new(watch::Sender::new(next)),
+        regions: Arc::new(Regions::new(origin, region, report)),
         reader,
         tables,
         phase: Arc::clone(&node.phase),

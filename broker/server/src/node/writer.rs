@@ -1,8 +1,11 @@
 //! The writer thread: sequences, appends, syncs, and only then tells anybody.
 //!
 //! ```text
-//! inbox → sequencer (frames) → log.append … log.sync → Durable → { tail, acks, applier }
+//! inbox → sequencer (frames) → log.append … log.sync → Durable → { tail, acks, applier, links }
 //! ```
+//!
+//! A publish is sequenced into an own frame. A frame of another region is taken over as it is, once
+//! all that it follows is here; until then it waits in [`Holding`].
 //!
 //! Whatever arrived while the last group was being synced becomes the next group, so groups grow
 //! with the load and a lone publish waits for nobody.
@@ -15,18 +18,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch_core::frame::Commit;
-use anabranch_core::id::{Origin, Sequence};
-use anabranch_core::sequencer::{OpenFrame, Placed, Publish, Sequencer};
+use anabranch_core::holding::{Holding, Settled};
+use anabranch_core::id::{Origin, Position, Sequence};
+use anabranch_core::sequencer::{Foreign, OpenFrame, Placed, Publish, Sequencer};
 use anabranch_protocol::error::Code;
+use anabranch_protocol::peer::Heads;
 use anabranch_protocol::ws::Durability;
 use anabranch_storage::durable::Durable;
-use anabranch_storage::log::{Log, WriteError};
+use anabranch_storage::log::{Log, WriteError, most_entry_bytes};
 use anabranch_storage::tables::{StreamMap, Tables};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::metrics::WriterMetrics;
 use super::publish::{Ack, AckRow, AckSink, Budget, Numbered, Outcome, Reply, Submission};
+use super::regions::{Regions, Ticket};
 use super::tail::Tail;
 use super::{Error, error, wall_clock_ms};
 
@@ -37,6 +43,9 @@ const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// How often it is tried again to get room for more of the log.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
+/// How often frames are looked at again that are stamped ahead of the clock here.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// A run of durable frames on its way to the tables.
 pub(crate) type Run = Vec<Durable<Arc<Commit>>>;
 
@@ -44,8 +53,10 @@ pub(crate) type Run = Vec<Durable<Arc<Commit>>>;
 pub(crate) enum Request {
     /// Append these.
     Publish(Submission),
-    /// Say so once everything that came before is durable.
-    Pass(oneshot::Sender<()>),
+    /// Take over these frames of other regions.
+    Foreign(Vec<(Foreign, Ticket)>),
+    /// Say what is held once everything that came before is durable.
+    Pass(oneshot::Sender<Heads>),
     /// Append what came before this, then end.
     Stop,
 }
@@ -61,6 +72,11 @@ pub(crate) struct Writer {
     pub(crate) no_segment: Arc<AtomicBool>,
     /// Says which streams there are.
     pub(crate) streams: Tables,
+    /// Frames of other regions that came before what they follow.
+    pub(crate) holding: Holding<Ticket>,
+    pub(crate) regions: Arc<Regions>,
+    /// First position that is not durable, for those who follow the log.
+    pub(crate) durable: Arc<watch::Sender<Position>>,
 }
 
 /// A publish whose group is not durable yet.
@@ -86,7 +102,11 @@ struct Gathered {
     frames: Vec<Sequence>,
     budgets: Vec<Budget>,
     placed: Vec<Placed>,
-    passed: Vec<oneshot::Sender<()>>,
+    passed: Vec<oneshot::Sender<Heads>>,
+    /// Given back with the group's end.
+    tickets: Vec<Ticket>,
+    /// Whether frames that wait could not be looked at for want of room in the group.
+    more_held: bool,
     stop: bool,
 }
 
@@ -96,14 +116,14 @@ impl Writer {
     pub(crate) fn run(mut self, failed: &dyn Fn(&str)) {
         let mut gathered = Gathered::default();
         while !gathered.stop {
-            let first = match self.next_request() {
-                Ok(first) => first,
+            let first = match self.next_request(gathered.more_held) {
+                Ok(first) => Some(first),
                 Err(RecvTimeoutError::Timeout) => {
                     if let Err(reason) = self.try_again() {
                         failed(&reason);
                         return refuse_until_stopped(&self.inbox, &reason);
                     }
-                    continue;
+                    None
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             };
@@ -119,19 +139,22 @@ impl Writer {
         }
     }
 
-    /// Waits for work; while there is no room for more of the log, only so long until it is time to
-    /// try again.
-    fn next_request(&self) -> Result<Request, RecvTimeoutError> {
-        match self.no_segment.load(Ordering::Relaxed) {
-            false => self
-                .inbox
-                .recv()
-                .map_err(|_| RecvTimeoutError::Disconnected),
-            true => self.inbox.recv_timeout(TRY_AGAIN),
-        }
+    /// Waits for work, but only so long until it is time to look again: for room for more of the
+    /// log, or at frames that wait for the clock.
+    fn next_request(&self, at_once: bool) -> Result<Request, RecvTimeoutError> {
+        let patience = match () {
+            () if at_once => Duration::ZERO,
+            () if self.no_segment.load(Ordering::Relaxed) => TRY_AGAIN,
+            () if !self.holding.is_empty() => LOOK_AGAIN,
+            () => {
+                let request = self.inbox.recv();
+                return request.map_err(|_| RecvTimeoutError::Disconnected);
+            }
+        };
+        self.inbox.recv_timeout(patience)
     }
 
-    fn one_group(&mut self, first: Request, gathered: &mut Gathered) -> Result<(), String> {
+    fn one_group(&mut self, first: Option<Request>, gathered: &mut Gathered) -> Result<(), String> {
         let room = self.gather(first, gathered);
         if room.is_err() {
             self.note_room(room)?;
@@ -146,7 +169,11 @@ impl Writer {
         self.metrics.group(started.elapsed(), bytes, &run);
         self.tail.push(&run);
         gathered.tell(self.sequencer.origin(), Durability::Disk);
-        gathered.clear();
+        if !run.is_empty() {
+            self.regions.advance(self.sequencer.report());
+            self.durable.send_replace(self.sequencer.next_position());
+        }
+        gathered.clear(&self.sequencer);
         if !run.is_empty() && self.applier.send(run).is_err() {
             return Err("the applier ended".to_owned());
         }
@@ -165,6 +192,9 @@ impl Writer {
 
     /// Looks whether there is room again: for the next segment, or for a group in this one.
     fn try_again(&mut self) -> Result<(), String> {
+        if !self.no_segment.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         if self.log.wants_roll() {
             return self.roll();
         }
@@ -190,13 +220,18 @@ impl Writer {
 
     /// Sequences what is waiting, up to [`GROUP_BYTES`], into frames that are appended but not
     /// durable. What the log has no room for is refused before it is sequenced, and so is all that
-    /// comes after it.
-    fn gather(&mut self, first: Request, gathered: &mut Gathered) -> Result<(), WriteError> {
+    /// comes after it; frames of other regions wait instead.
+    fn gather(
+        &mut self,
+        first: Option<Request>,
+        gathered: &mut Gathered,
+    ) -> Result<(), WriteError> {
         let Self {
             sequencer,
             log,
             inbox,
             streams,
+            holding,
             ..
         } = self;
         let mut streams = Known::of(streams);
@@ -204,7 +239,7 @@ impl Writer {
         let (mut bytes, mut log_bytes) = (0, sequencer.context_bytes());
         let mut frame = sequencer.open();
         let mut room = Ok(());
-        let mut next = Some(first);
+        let mut next = first;
         while let Some(request) = next {
             match request {
                 Request::Publish(submission) => {
@@ -220,6 +255,12 @@ impl Writer {
                         Err(error) => refuse(submission, &refusal(error)),
                     }
                 }
+                Request::Foreign(frames) => {
+                    for (frame, ticket) in frames {
+                        bytes += frame.size();
+                        holding.offer(frame, ticket);
+                    }
+                }
                 Request::Pass(passed) => gathered.passed.push(passed),
                 Request::Stop => gathered.stop = true,
             }
@@ -229,7 +270,58 @@ impl Writer {
             };
         }
         let _ = turn(frame, log, gathered);
-        room
+        match room {
+            Ok(()) => self.take_over(log_bytes, gathered),
+            full => full,
+        }
+    }
+
+    /// Takes over the frames that wait for nothing any more, after the group's own ones.
+    fn take_over(
+        &mut self,
+        mut log_bytes: usize,
+        gathered: &mut Gathered,
+    ) -> Result<(), WriteError> {
+        let Self {
+            sequencer,
+            log,
+            holding,
+            regions,
+            ..
+        } = self;
+        gathered.more_held = false;
+        if holding.is_empty() {
+            return Ok(());
+        }
+        log_bytes += sequencer.context_bytes();
+        let now = wall_clock_ms();
+        let mut room = Ok(());
+        loop {
+            // The longest frame fits into a group that has nothing else.
+            let full = log.pending_bytes() >= GROUP_BYTES;
+            let mut fits = |frame: &Foreign| {
+                gathered.more_held = full;
+                let entry = most_entry_bytes(frame.batches().len(), frame.size());
+                if !full {
+                    room = log.make_room(log_bytes + entry);
+                }
+                let fits = !full && room.is_ok();
+                log_bytes += if fits { entry } else { 0 };
+                fits
+            };
+            match holding.next(sequencer, now, &mut fits) {
+                None => return room,
+                Some(Settled::Known(ticket)) => drop(ticket),
+                Some(Settled::Refused(origin, error, ticket)) => {
+                    regions.note_fork(origin, error.to_string());
+                    drop(ticket);
+                }
+                Some(Settled::Taken(commit, ticket)) => {
+                    log.append(commit, now);
+                    gathered.tickets.push(ticket);
+                }
+            }
+        }
     }
 }
 
@@ -283,7 +375,7 @@ fn refuse_until_stopped(inbox: &Receiver<Request>, reason: &str) {
     for request in inbox {
         match request {
             Request::Publish(submission) => refuse(submission, &error),
-            Request::Pass(_) => {}
+            Request::Foreign(_) | Request::Pass(_) => {}
             Request::Stop => break,
         }
     }
@@ -429,14 +521,17 @@ impl Gathered {
         }
     }
 
-    fn clear(&mut self) {
+    fn clear(&mut self, sequencer: &Sequencer) {
         debug_assert!(self.waiting.is_empty(), "everybody was told");
         self.rows.clear();
         self.frames.clear();
         self.budgets.clear();
+        self.tickets.clear();
         for passed in self.passed.drain(..) {
+            let heads = sequencer.heads();
+            let heads = heads.map(|(origin, head)| (origin, (head.sequence, head.chain)));
             // Whoever waited may have given up.
-            let _ = passed.send(());
+            let _ = passed.send(heads.collect());
         }
     }
 }

@@ -1,0 +1,133 @@
+//! What brokers say to each other: a link between two regions.
+//!
+//! Both sides of a TCP connection send the same messages; who dialled makes no difference. Each
+//! says [`Hello`], then asks the other for frames and is shipped them, in the order of the other's
+//! log, in blocks, as far as its credit goes.
+//!
+//! ```text
+//! length u32 of what follows, kind u8, body
+//!
+//! kind  message   body
+//!  1    hello     magic "ABPEER01", cluster u32, broker u64, epoch u32, region,
+//!                 heads: count, and for each: broker u64, epoch u32, sequence u64, chain
+//!  2    ask       window u64, brokers: count, u64 each, then the vector of what is held
+//!  3    block     compression u8, raw length u32, items, see `block`
+//!  4    credit    bytes u64
+//!  5    reports   count, and for each: broker u64, promise u64, applied: length, vector
+//!  6    bye       code, as text, and a text
+//!  7    ping
+//! ```
+//!
+//! Little-endian; counts and lengths are u32, a region and a text are a length and UTF-8.
+
+pub mod block;
+mod codec;
+
+use std::collections::BTreeMap;
+
+use anabranch_core::exchange::Ask;
+use anabranch_core::frame::Chain;
+use anabranch_core::id::{ClusterId, Origin, RegionName, Sequence};
+use anabranch_core::limits::MAX_FRAME_BYTES;
+use anabranch_core::stability::Report;
+use anabranch_core::vector::VersionVector;
+use bytes::Bytes;
+
+pub use codec::{decode, encode};
+
+use crate::error::Code;
+
+/// Longest message: a block with one frame of the largest size, or a hello of a cluster that has
+/// lost power thousands of times.
+pub const MAX_MESSAGE_BYTES: usize = MAX_FRAME_BYTES + 1024 * 1024;
+
+/// Bytes before the kind of a message: its length.
+pub const LENGTH_BYTES: usize = 4;
+
+/// The last frame held of each origin, with the chain up to it.
+pub type Heads = BTreeMap<Origin, (Sequence, Chain)>;
+
+/// The first message: who speaks, and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Brokers of other clusters are refused.
+    pub cluster: ClusterId,
+    /// Under which identity it writes.
+    pub origin: Origin,
+    /// Where it stands.
+    pub region: RegionName,
+    /// What it holds. Where both hold the same last frame of an origin, the chains must be equal.
+    pub heads: Heads,
+}
+
+impl Hello {
+    /// What it holds.
+    #[must_use]
+    pub fn vector(&self) -> VersionVector {
+        let heads = self.heads.iter();
+        heads
+            .map(|(&origin, &(sequence, _))| (origin, sequence))
+            .collect()
+    }
+
+    /// An origin of whom both hold the same last frame, under different chains.
+    #[must_use]
+    pub fn fork(&self, heads: &Heads) -> Option<Origin> {
+        self.heads.iter().find_map(|(origin, mine)| {
+            let theirs = heads.get(origin)?;
+            (mine.0 == theirs.0 && mine.1 != theirs.1).then_some(*origin)
+        })
+    }
+}
+
+/// A message between brokers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerMessage {
+    /// Who speaks.
+    Hello(Hello),
+    /// What is wanted from now on, instead of what was asked for before.
+    Ask {
+        /// Which frames.
+        ask: Ask,
+        /// Bytes of items that may be on their way, before credit is given back.
+        window: u64,
+    },
+    /// Frames.
+    Block {
+        /// Whether `items` is compressed with zstd.
+        compressed: bool,
+        /// Bytes of the items without compression, which is what takes credit.
+        raw: u32,
+        /// The items.
+        items: Bytes,
+    },
+    /// So many more bytes may be sent.
+    Credit(u64),
+    /// What brokers have applied.
+    Reports(Vec<Report>),
+    /// The link ends.
+    Bye {
+        /// Why, as everywhere.
+        code: Code,
+        /// The same in words.
+        message: String,
+    },
+    /// Nothing is new; the link is alive.
+    Ping,
+}
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadMessage {
+    /// They end early, or hold a number or text that is out of range.
+    #[error("a message between brokers is malformed")]
+    Malformed,
+    /// The other side is something else.
+    #[error("the other side does not speak the protocol between brokers")]
+    Magic,
+    /// A kind that is unknown here.
+    #[error(
+        "a message between brokers has the unknown kind {0}; is one of them of a newer version?"
+    )]
+    Kind(u8),
+}

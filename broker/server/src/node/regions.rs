@@ -1,0 +1,406 @@
+//! The brokers of other regions, as far as they are known here: who is linked, who is asked for
+//! what, what each has applied, and what follows from that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anabranch_core::clock::HybridTimestamp;
+use anabranch_core::exchange::{Ask, Peers};
+use anabranch_core::id::{BrokerId, Origin, RegionName};
+use anabranch_core::stability::{Report, Stability};
+use anabranch_core::vector::VersionVector;
+use anabranch_protocol::error::Code;
+use anabranch_protocol::peer::Hello;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::{Error, error};
+
+/// Who dialled a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Dialled {
+    /// This broker.
+    Here,
+    /// The other one.
+    There,
+}
+
+/// Bytes that a peer may send before it waits, and those that it may send again.
+#[derive(Debug, Default)]
+pub(crate) struct LinkCredit {
+    returned: AtomicU64,
+    arrived: Notify,
+}
+
+/// Bytes of credit that go back once what they were taken for is durable, or was not needed.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    bytes: u64,
+    credit: Arc<LinkCredit>,
+}
+
+impl LinkCredit {
+    /// Takes note of bytes that have come.
+    pub(crate) fn take(self: &Arc<Self>, bytes: u64) -> Ticket {
+        Ticket {
+            bytes,
+            credit: Arc::clone(self),
+        }
+    }
+
+    /// Waits until something can be given back.
+    pub(crate) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// What can be given back, once it is at least this much.
+    pub(crate) fn give_back(&self, at_least: u64) -> Option<u64> {
+        let enough = |held: u64| (held >= at_least.max(1)).then_some(0);
+        let taken = self
+            .returned
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, enough);
+        taken.ok()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.credit.returned.fetch_add(self.bytes, Ordering::AcqRel);
+        self.credit.arrived.notify_one();
+    }
+}
+
+/// What has gone over a link.
+#[derive(Debug, Default)]
+pub(crate) struct LinkCounts {
+    pub(crate) frames_in: AtomicU64,
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) frames_out: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
+}
+
+/// A link that is up.
+struct Link {
+    number: u64,
+    origin: Origin,
+    region: RegionName,
+    dialled: Dialled,
+    since: Instant,
+    asks: watch::Sender<Ask>,
+    counts: Arc<LinkCounts>,
+    /// Tells an older link that it was replaced.
+    replaced: watch::Sender<bool>,
+}
+
+/// A link's place among the others. When it is dropped, the link is down.
+pub(crate) struct Seat {
+    regions: Arc<Regions>,
+    pub(crate) peer: BrokerId,
+    number: u64,
+    /// What to ask the peer for.
+    pub(crate) asks: watch::Receiver<Ask>,
+    pub(crate) counts: Arc<LinkCounts>,
+    pub(crate) replaced: watch::Receiver<bool>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.regions.lose(self.peer, self.number);
+    }
+}
+
+/// What is shown of a link.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkStatus {
+    pub(crate) origin: Origin,
+    pub(crate) region: RegionName,
+    pub(crate) dialled: Dialled,
+    pub(crate) up_seconds: u64,
+    pub(crate) holds: VersionVector,
+    pub(crate) asked_of: BTreeSet<BrokerId>,
+    pub(crate) counts: Arc<LinkCounts>,
+}
+
+/// A history that contradicts the one that is held.
+#[derive(Clone, Debug)]
+pub(crate) struct Fork {
+    pub(crate) origin: Origin,
+    pub(crate) what: String,
+}
+
+struct State {
+    peers: Peers,
+    links: BTreeMap<BrokerId, Link>,
+    next_number: u64,
+    stability: Stability,
+    /// The newest report of each broker, own one included.
+    reports: BTreeMap<BrokerId, Report>,
+    /// The regions of brokers that were met.
+    places: BTreeMap<BrokerId, RegionName>,
+    forks: Vec<Fork>,
+}
+
+/// All of it.
+pub(crate) struct Regions {
+    own: Origin,
+    region: RegionName,
+    state: Mutex<State>,
+    /// Raised with every report, own ones included.
+    heard: watch::Sender<u64>,
+    watermark: watch::Sender<HybridTimestamp>,
+}
+
+impl Regions {
+    /// A broker that has met nobody yet. `report` is what it holds.
+    pub(crate) fn new(own: Origin, region: RegionName, report: Report) -> Self {
+        let mut stability = Stability::new(own.broker);
+        stability.advance(&report.applied, report.promise);
+        let state = State {
+            peers: Peers::default(),
+            links: BTreeMap::new(),
+            next_number: 0,
+            stability,
+            reports: BTreeMap::from([(own.broker, report)]),
+            places: BTreeMap::from([(own.broker, region.clone())]),
+            forks: Vec::new(),
+        };
+        Self {
+            own,
+            region,
+            state: Mutex::new(state),
+            heard: watch::Sender::new(0),
+            watermark: watch::Sender::new(HybridTimestamp::ZERO),
+        }
+    }
+
+    /// Where this broker stands.
+    pub(crate) fn region(&self) -> &RegionName {
+        &self.region
+    }
+
+    /// Raised with every report that says something new.
+    pub(crate) fn heard(&self) -> watch::Receiver<u64> {
+        self.heard.subscribe()
+    }
+
+    /// A link is up. Of two links between the same brokers, the one that the smaller id dialled
+    /// stays, on both sides.
+    ///
+    /// # Errors
+    /// When the link is one too many, or the peer may not be linked.
+    pub(crate) fn take_seat(
+        self: &Arc<Self>,
+        hello: &Hello,
+        dialled: Dialled,
+    ) -> Result<Seat, Error> {
+        let peer = hello.origin.broker;
+        if peer == self.own.broker {
+            let why = match hello.origin == self.own {
+                true => "a broker cannot be its own peer; check --peer".to_owned(),
+                false => format!(
+                    "the peer has this broker's id {peer}: its data directory is a copy of this one; give one of them an empty directory"
+                ),
+            };
+            return Err(Error::new(Code::LinkRefused, why));
+        }
+        let mut state = self.state.lock();
+        if let Some(held) = state.links.get(&peer) {
+            let keeps_held = held.dialled != dialled
+                && (held.dialled == Dialled::Here) == (self.own.broker < peer);
+            if keeps_held {
+                return Err(Error::new(
+                    Code::DuplicateLink,
+                    "this link exists already, dialled from the other side",
+                ));
+            }
+            held.replaced.send_replace(true);
+        }
+        let number = state.next_number;
+        state.next_number += 1;
+        let holds = hello.vector();
+        let asks = watch::Sender::new(Ask {
+            held: VersionVector::EMPTY,
+            of: BTreeSet::new(),
+        });
+        let link = Link {
+            number,
+            origin: hello.origin,
+            region: hello.region.clone(),
+            dialled,
+            since: Instant::now(),
+            asks,
+            counts: Arc::default(),
+            replaced: watch::Sender::new(false),
+        };
+        let seat = Seat {
+            regions: Arc::clone(self),
+            peer,
+            number,
+            asks: link.asks.subscribe(),
+            counts: Arc::clone(&link.counts),
+            replaced: link.replaced.subscribe(),
+        };
+        state.links.insert(peer, link);
+        state.places.insert(peer, hello.region.clone());
+        state.peers.reach(peer, holds);
+        state.ask_anew();
+        Ok(seat)
+    }
+
+    fn lose(&self, peer: BrokerId, number: u64) {
+        let mut state = self.state.lock();
+        if state
+            .links
+            .get(&peer)
+            .is_some_and(|link| link.number == number)
+        {
+            state.links.remove(&peer);
+            state.peers.lose(peer);
+            state.ask_anew();
+        }
+    }
+
+    /// Everything in the report is durable here.
+    pub(crate) fn advance(&self, report: Report) {
+        let mut state = self.state.lock();
+        state.stability.advance(&report.applied, report.promise);
+        state.reports.insert(report.broker, report);
+        self.settle(state);
+    }
+
+    /// Brokers have said what they have applied.
+    pub(crate) fn hear(&self, reports: Vec<Report>) {
+        let mut state = self.state.lock();
+        for report in reports {
+            if report.broker == self.own.broker {
+                continue;
+            }
+            if state.links.contains_key(&report.broker) {
+                state.peers.reach(report.broker, report.applied.clone());
+            }
+            state.stability.hear(report.clone());
+            let newer = state
+                .reports
+                .get(&report.broker)
+                .is_none_or(|held| report.applied.covers(&held.applied));
+            if newer {
+                state.reports.insert(report.broker, report);
+            }
+        }
+        state.ask_anew();
+        self.settle(state);
+    }
+
+    fn settle(&self, state: parking_lot::MutexGuard<'_, State>) {
+        let watermark = state.stability.watermark();
+        drop(state);
+        self.watermark.send_if_modified(|held| {
+            let raised = watermark > *held;
+            if raised {
+                *held = watermark;
+            }
+            raised
+        });
+        self.heard.send_modify(|count| *count += 1);
+    }
+
+    /// The newest reports of these brokers, and the own one.
+    pub(crate) fn reports(&self, of: &BTreeSet<BrokerId>) -> Vec<Report> {
+        let state = self.state.lock();
+        let wanted = |broker: &BrokerId| *broker == self.own.broker || of.contains(broker);
+        let reports = state.reports.iter().filter(|(broker, _)| wanted(broker));
+        reports.map(|(_, report)| report.clone()).collect()
+    }
+
+    /// What each broker has applied that has ever said so, with its region if that is known.
+    pub(crate) fn applied(&self) -> Vec<(BrokerId, Option<RegionName>, VersionVector)> {
+        let state = self.state.lock();
+        let reports = state.reports.values();
+        reports
+            .map(|report| {
+                let place = state.places.get(&report.broker).cloned();
+                (report.broker, place, report.applied.clone())
+            })
+            .collect()
+    }
+
+    /// Applied by all.
+    pub(crate) fn stable(&self) -> VersionVector {
+        self.state.lock().stability.stable()
+    }
+
+    pub(crate) fn links(&self) -> Vec<LinkStatus> {
+        let state = self.state.lock();
+        let status = |(peer, link): (&BrokerId, &Link)| LinkStatus {
+            origin: link.origin,
+            region: link.region.clone(),
+            dialled: link.dialled,
+            up_seconds: link.since.elapsed().as_secs(),
+            holds: state
+                .reports
+                .get(peer)
+                .map(|report| report.applied.clone())
+                .unwrap_or_default(),
+            asked_of: link.asks.borrow().of.clone(),
+            counts: Arc::clone(&link.counts),
+        };
+        state.links.iter().map(status).collect()
+    }
+
+    /// An origin's history contradicts the one that is held. Its frames are not taken any more.
+    pub(crate) fn note_fork(&self, origin: Origin, what: String) {
+        tracing::error!(%origin, %what, code = Code::Forked.code(), "a broker's log has forked, its frames are not taken over");
+        metrics::counter!("anabranch_forked_origins_total").increment(1);
+        self.state.lock().forks.push(Fork { origin, what });
+    }
+
+    pub(crate) fn forks(&self) -> Vec<Fork> {
+        self.state.lock().forks.clone()
+    }
+}
+
+impl State {
+    /// Tells the links whose peers are to be asked for something else from now on.
+    fn ask_anew(&mut self) {
+        let held = self.stability.applied().clone();
+        for (peer, ask) in self.peers.asks(&held) {
+            if let Some(link) = self.links.get(&peer) {
+                link.asks.send_if_modified(|asked| {
+                    let differs = asked.of != ask.of;
+                    if differs {
+                        *asked = ask;
+                    }
+                    differs
+                });
+            }
+        }
+    }
+}
+
+/// Why a peer's hello is not the one of a peer.
+///
+/// # Errors
+/// When it is of another cluster, or its history contradicts ours.
+pub(crate) fn check_hello(own: &Hello, hello: &Hello) -> Result<(), Error> {
+    if hello.cluster != own.cluster {
+        return Err(Error::new(
+            Code::OtherCluster,
+            "the peer belongs to another cluster; give both the same --cluster",
+        ));
+    }
+    match hello.fork(&own.heads) {
+        Some(origin) => Err(Error::new(
+            Code::Forked,
+            format!(
+                "the two brokers hold different histories of {origin}: a data directory was copied or rolled back; restart the broker that was, with an empty directory"
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn gone() -> Error {
+    error::internal("the writer is gone")
+}
