@@ -77,6 +77,14 @@ impl VersionVector {
     }
 
     /// All entries, ordered by origin.
+    pub fn lacks_of(&self, other: &Self) -> u64 {
+        let lacking = other
+            .iter()
+            .map(|(origin, sequence)| sequence.get().saturating_sub(self.get(origin).get()));
+        lacking.sum()
+    }
+
+    /// Every entry.
     pub fn iter(&self) -> impl Iterator<Item = (Origin, Sequence)> {
         self.entries
             .iter()

@@ -208,8 +208,39 @@ pub struct Regions {
     pub origin: String,
     /// What it holds: origin → sequence.
     pub vector: std::collections::BTreeMap<String, u64>,
-    /// Its links to other regions.
-    pub links: Vec<serde_json::Value>,
+    /// What every member has applied, as far as is known here: origin → sequence.
+    pub stable: std::collections::BTreeMap<String, u64>,
+    /// Its links to other regions that are up.
+    pub links: Vec<Link>,
+    /// Origins whose histories contradict each other. Their frames are not taken over.
+    pub forks: Vec<String>,
+}
+
+/// A link to a broker of another region.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Link {
+    /// The region of the broker at the other end.
+    pub region: String,
+    /// Its write identity.
+    pub origin: String,
+    /// Who dialled: `here` or `there`.
+    pub dialled: String,
+    /// How long it has been up.
+    pub up_seconds: u64,
+    /// The brokers whose frames it is asked for: itself, and those that only it can relay.
+    pub asked_of: Vec<String>,
+    /// Frames that the other end holds and this broker does not.
+    pub behind_frames: u64,
+    /// Frames that this broker holds and the other end has not said that it holds.
+    pub ahead_frames: u64,
+    /// Frames that came over the link since it is up.
+    pub frames_in: u64,
+    /// Bytes that came, as they crossed the link.
+    pub bytes_in: u64,
+    /// Frames sent.
+    pub frames_out: u64,
+    /// Bytes sent, as they crossed the link.
+    pub bytes_out: u64,
 }
 
 /// Answer of `GET /livez` and `GET /readyz`.

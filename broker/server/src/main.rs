@@ -10,6 +10,7 @@
 //! | [`serve`] | a broker from start to graceful end |
 //! | [`node`] | the narrow waist: publish, subscribe, row, rows, stream info |
 //! | [`http`] | the HTTP surface |
+//! | [`peer`] | links to brokers of other regions |
 //! | [`refused`] | a problem as an HTTP response |
 //! | [`websocket`] | the WebSocket surface |
 
@@ -20,6 +21,7 @@ mod cross_site;
 mod demo;
 mod http;
 mod node;
+mod peer;
 mod refused;
 mod serve;
 mod websocket;

@@ -15,13 +15,16 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::node::{Node, NodeInfo, Phase, StartError, Stopper};
-use crate::{http, node, websocket};
+use crate::peer::PeerAddress;
+use crate::{http, node, peer, websocket};
 
 /// Where a broker listens, once it does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addresses {
     /// HTTP, WebSocket and server-sent events.
     pub(crate) listen: SocketAddr,
+    /// Links from other brokers, if they are taken.
+    pub(crate) peer_listen: Option<SocketAddr>,
 }
 
 /// Why a broker did not start, or ended by itself.
@@ -73,11 +76,16 @@ pub(crate) async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let metrics = recorder()?;
-    let address = config.listen.address;
-    let refused = |error| ServeError::Listen { address, error };
-    let listener = TcpListener::bind(address).await.map_err(refused)?;
-    let listen = listener.local_addr().map_err(refused)?;
-    listening(Addresses { listen });
+    let (listener, listen) = bind(config.listen.address).await?;
+    let has_peers = !config.listen.peers.is_empty();
+    let peer_listener = match config.listen.peer_address.address(has_peers) {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    listening(Addresses {
+        listen,
+        peer_listen: peer_listener.as_ref().map(|(_, address)| *address),
+    });
 
     let info = NodeInfo {
         cluster_name: config.broker.cluster.as_str().to_owned(),
@@ -92,6 +100,7 @@ pub(crate) async fn serve(
     let connections = Connections::new(router, &config.limits);
     let accepting = tokio::spawn(Arc::clone(&connections).accept(listener));
     let upkeep = tokio::spawn(keep_metrics(metrics));
+    let links = tokio::spawn(link(Arc::clone(&node), config.clone(), peer_listener));
 
     tokio::pin!(shutdown);
     let mut starting = start_on_thread(&node, &config);
@@ -101,6 +110,7 @@ pub(crate) async fn serve(
             info!(%listen, "ready");
             ready(&node);
             let failure = run_until(&mut shutdown, node.phase()).await;
+            links.abort();
             stop(stopper, &connections, config.limits.shutdown_seconds).await;
             failure
         }
@@ -116,11 +126,35 @@ pub(crate) async fn serve(
     };
     accepting.abort();
     upkeep.abort();
+    links.abort();
     // They hold the tables. RocksDB aborts the process when it is closed while the process exits.
-    let _ = tokio::join!(accepting, upkeep);
+    let _ = tokio::join!(accepting, upkeep, links);
     match ended {
         Some(reason) => Err(ServeError::Failed(reason)),
         None => Ok(()),
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let refused = |error| ServeError::Listen { address, error };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let bound = listener.local_addr().map_err(refused)?;
+    Ok((listener, bound))
+}
+
+/// Keeps links to other brokers, from when this one serves until the task is dropped.
+async fn link(node: Arc<Node>, config: Config, listener: Option<(TcpListener, SocketAddr)>) {
+    let mut phase = node.phase();
+    if phase.wait_for(Phase::is_ready).await.is_err() {
+        return;
+    }
+    let peers = config.listen.peers.iter().cloned().map(PeerAddress);
+    let dialling = peer::dial_all(Arc::clone(&node), peers.collect(), config.links.clone());
+    match listener {
+        Some((listener, _)) => {
+            tokio::join!(dialling, peer::accept(node, listener, config.links));
+        }
+        None => dialling.await,
     }
 }
 

@@ -75,6 +75,7 @@ fn announce(asked: bool, addresses: Addresses) {
             "listen": listen.to_string(),
             "http": format!("http://{listen}"),
             "websocket": format!("ws://{listen}/v1/ws"),
+            "peer_listen": addresses.peer_listen.map(|address| address.to_string()),
         });
         let _ = Output::new(true).line(&line.to_string());
     }

@@ -21,7 +21,13 @@ pub(super) async fn run(target: Target) -> Ended {
         rows.push(vec![format!("holds {origin}"), format!("up to {sequence}")]);
     }
     for link in &regions.links {
-        rows.push(vec!["link".to_owned(), link.to_string()]);
+        rows.push(vec![
+            format!("link to {}", link.region),
+            format!(
+                "{}, up {} s, {} frames behind, {} ahead",
+                link.origin, link.up_seconds, link.behind_frames, link.ahead_frames
+            ),
+        ]);
     }
     Output::new(target.json).table(&["", ""], &rows, std::iter::once(json!(regions)))?;
     Ok(ExitCode::SUCCESS)

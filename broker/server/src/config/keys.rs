@@ -8,7 +8,8 @@ use anabranch_core::id::RegionName;
 use toml::Value;
 
 use super::value::{
-    Bound, ByteSize, ClusterName, GIB, KIB, LogFilter, LogFormat, MIB, NotAllowed, Reserve, Setting,
+    Bound, ByteSize, ClusterName, GIB, KIB, LogFilter, LogFormat, MIB, NotAllowed, PeerListen,
+    Reserve, Setting,
 };
 
 /// What is known of a key apart from its value.
@@ -132,9 +133,9 @@ sections! {
     listen: Listen {
         /// HTTP, WebSocket and server-sent events. Port 0 takes any free port.
         address: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7070)), ANY;
-        /// Other brokers. Reserved: a single broker does not open it.
-        peer_address: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7071)), ANY;
-        /// Brokers of other regions, `host:port` each. Reserved: a single broker does not connect to them.
+        /// Other brokers. `"auto"` is 127.0.0.1:7071 where `listen.peers` names any, and nowhere else. Port 0 takes any free port.
+        peer_address: PeerListen = PeerListen::Auto, ANY;
+        /// Brokers of other regions, `host:port` each. Name them on both sides, or on one: a link carries both ways.
         peers: Vec<String> = Vec::new(), ANY;
         /// Allows an address beyond loopback. There is no authentication yet: whoever reaches the port may read and write everything.
         insecure: bool = false, ANY;
@@ -156,6 +157,13 @@ sections! {
         image_rows: usize = 2_000_000, Bound::of(1_000, 1_000_000_000);
         /// Cache for rows read from disk.
         cache_bytes: ByteSize = ByteSize::new(64 * MIB), Bound::of(MIB, 256 * GIB);
+    }
+    /// Links to brokers of other regions.
+    links: Links {
+        /// Bytes of frames that a peer may send before they are durable here. Bounds the memory of a link; a link of 80 ms carries so much every 80 ms.
+        window_bytes: ByteSize = ByteSize::new(16 * MIB), Bound::of(MIB, GIB);
+        /// Compresses what is sent, with zstd. Saves bandwidth and costs processor time.
+        compress: bool = true, ANY;
     }
     /// What one client, and all of them together, may take.
     limits: Limits {

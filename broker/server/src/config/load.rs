@@ -156,7 +156,12 @@ impl Loaded {
     /// What concerns more than one key.
     fn check(&self) -> Result<(), ConfigError> {
         let listen = &self.config.listen;
-        if listen.insecure || listen.address.ip().is_loopback() {
+        let peers = listen.peer_address.address(!listen.peers.is_empty());
+        let all_local = [Some(listen.address), peers]
+            .iter()
+            .flatten()
+            .all(|address| address.ip().is_loopback());
+        if listen.insecure || all_local {
             return Ok(());
         }
         Err(ConfigError::BeyondLoopback {

@@ -14,7 +14,7 @@ mod show;
 mod value;
 
 pub(crate) use error::ConfigError;
-pub(crate) use keys::{Config, Limits};
+pub(crate) use keys::{Config, Limits, Links};
 pub(crate) use load::{Flag, Loaded, Sources};
 pub(crate) use show::{as_json_lines, as_table, as_toml};
 pub(crate) use value::{ByteSize, LogFormat, bytes_in};

@@ -190,6 +190,43 @@ impl Setting for SocketAddr {
     }
 }
 
+/// Where other brokers connect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PeerListen {
+    /// At the usual address, where peers are named; else nowhere.
+    Auto,
+    /// Here.
+    At(SocketAddr),
+}
+
+impl PeerListen {
+    /// The address, if there is one to listen at.
+    pub(crate) fn address(self, has_peers: bool) -> Option<SocketAddr> {
+        match self {
+            Self::At(address) => Some(address),
+            Self::Auto => has_peers.then_some(SocketAddr::from(([127, 0, 0, 1], 7071))),
+        }
+    }
+}
+
+impl Setting for PeerListen {
+    const FORM: &'static str = "\"auto\", or ADDRESS:PORT, for example 127.0.0.1:7071";
+
+    fn parse(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(text) if text == "auto" => Some(Self::Auto),
+            other => SocketAddr::parse(other).map(Self::At),
+        }
+    }
+
+    fn write(&self) -> Value {
+        match self {
+            Self::Auto => Value::from("auto"),
+            Self::At(address) => address.write(),
+        }
+    }
+}
+
 impl Setting for Duration {
     const FORM: &'static str = "a number of seconds";
 

@@ -97,16 +97,40 @@ pub(super) async fn regions(State(surface): App, request: Request) -> Answer {
     Query::read(request.uri(), &[])?;
     let info = surface.node.info();
     let vector = running.vector();
-    let entries = vector.iter();
     let body = Regions {
         cluster: info.cluster_name.clone(),
         region: info.region.to_string(),
         broker: running.broker().to_string(),
         origin: running.origin().to_string(),
-        vector: entries
-            .map(|(origin, sequence)| (origin.to_string(), sequence.get()))
-            .collect(),
-        links: Vec::new(),
+        vector: shown(&vector),
+        stable: shown(&running.regions.stable()),
+        links: links(running, &vector),
+        forks: running.regions.forks().into_iter().collect(),
     };
     Ok(json(StatusCode::OK, &body))
+}
+
+fn shown(vector: &VersionVector) -> BTreeMap<String, u64> {
+    let entries = vector.iter();
+    entries
+        .map(|(origin, sequence)| (origin.to_string(), sequence.get()))
+        .collect()
+}
+
+fn links(running: &Running, vector: &VersionVector) -> Vec<Link> {
+    let links = running.regions.links().into_iter();
+    let link = |link: LinkStatus| Link {
+        region: link.region.to_string(),
+        origin: link.origin.to_string(),
+        dialled: link.dialled.to_string(),
+        up_seconds: link.up_seconds,
+        asked_of: link.asked_of.iter().map(ToString::to_string).collect(),
+        behind_frames: vector.lacks_of(&link.holds),
+        ahead_frames: link.holds.lacks_of(vector),
+        frames_in: link.counts.frames_in.load(Ordering::Relaxed),
+        bytes_in: link.counts.bytes_in.load(Ordering::Relaxed),
+        frames_out: link.counts.frames_out.load(Ordering::Relaxed),
+        bytes_out: link.counts.bytes_out.load(Ordering::Relaxed),
+    };
+    links.map(link).collect()
 }

@@ -35,13 +35,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anabranch_core::exchange::Ask;
+use anabranch_core::frame::Commit;
 use anabranch_core::id::{BrokerId, ClusterId, Origin, Position, RegionName, StreamId};
 use anabranch_core::sequencer::Foreign;
 use anabranch_core::vector::{Cursor, Token, VersionVector};
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::{Heads, Hello};
 use anabranch_protocol::ws::Durability;
-use anabranch_storage::log::LogReader;
+use anabranch_storage::durable::Durable;
+use anabranch_storage::log::{Filter, LogReader};
 use anabranch_storage::tables::Tables;
 use crossbeam_channel::Sender;
 use hashbrown::HashMap;
@@ -53,7 +56,7 @@ pub(crate) use check::{check_batch, check_keys, check_partition};
 pub(crate) use error::Error;
 pub(crate) use publish::{Ack, AckRow, AckSink, Group, Left, Numbered, Outcome, token_of};
 pub(crate) use reads::{Read, ReadAt};
-pub(crate) use regions::{Dialled, LinkCredit, Regions, Seat, Ticket, check_hello};
+pub(crate) use regions::{Dialled, LinkCredit, LinkStatus, Regions, Seat, Ticket, check_hello};
 pub(crate) use selection::{Selection, each_selected, unreadable_batch};
 pub(crate) use start::{StartError, Stopper, start};
 pub(crate) use streams::Created;
@@ -367,6 +370,27 @@ impl Running {
     /// When the broker stops.
     pub(crate) fn receive(&self, frames: Vec<(Foreign, Ticket)>) -> Result<(), Error> {
         self.pass_on(Request::Foreign(frames))
+    }
+
+    /// Where the frames begin that a peer asks for.
+    pub(crate) fn shipping_from(&self, ask: &Ask) -> Position {
+        self.reader.resume(&ask.held)
+    }
+
+    /// Frames that a peer asks for, in the order of this log, and where to go on. Blocks.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub(crate) fn shipment(
+        &self,
+        ask: &Ask,
+        from: Position,
+        max_bytes: usize,
+    ) -> Result<(Vec<Durable<Arc<Commit>>>, Position), Error> {
+        let chunk = self.reader.read(from, &Filter::All, max_bytes);
+        let mut chunk = chunk.map_err(|error| error::unreadable(&error))?;
+        chunk.commits.retain(|commit| ask.wants(&commit.header));
+        Ok((chunk.commits, chunk.next))
     }
 
     /// Follows the log: the first position that is not durable.

@@ -16,7 +16,7 @@ use anabranch_protocol::peer::Hello;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use super::{Error, error};
+use super::Error;
 
 /// Who dialled a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +25,15 @@ pub(crate) enum Dialled {
     Here,
     /// The other one.
     There,
+}
+
+impl std::fmt::Display for Dialled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Here => "here",
+            Self::There => "there",
+        })
+    }
 }
 
 /// Bytes that a peer may send before it waits, and those that it may send again.
@@ -123,13 +132,6 @@ pub(crate) struct LinkStatus {
     pub(crate) counts: Arc<LinkCounts>,
 }
 
-/// A history that contradicts the one that is held.
-#[derive(Clone, Debug)]
-pub(crate) struct Fork {
-    pub(crate) origin: Origin,
-    pub(crate) what: String,
-}
-
 struct State {
     peers: Peers,
     links: BTreeMap<BrokerId, Link>,
@@ -137,9 +139,7 @@ struct State {
     stability: Stability,
     /// The newest report of each broker, own one included.
     reports: BTreeMap<BrokerId, Report>,
-    /// The regions of brokers that were met.
-    places: BTreeMap<BrokerId, RegionName>,
-    forks: Vec<Fork>,
+    forks: Vec<String>,
 }
 
 /// All of it.
@@ -163,7 +163,6 @@ impl Regions {
             next_number: 0,
             stability,
             reports: BTreeMap::from([(own.broker, report)]),
-            places: BTreeMap::from([(own.broker, region.clone())]),
             forks: Vec::new(),
         };
         Self {
@@ -243,7 +242,6 @@ impl Regions {
             replaced: link.replaced.subscribe(),
         };
         state.links.insert(peer, link);
-        state.places.insert(peer, hello.region.clone());
         state.peers.reach(peer, holds);
         state.ask_anew();
         Ok(seat)
@@ -314,18 +312,6 @@ impl Regions {
         reports.map(|(_, report)| report.clone()).collect()
     }
 
-    /// What each broker has applied that has ever said so, with its region if that is known.
-    pub(crate) fn applied(&self) -> Vec<(BrokerId, Option<RegionName>, VersionVector)> {
-        let state = self.state.lock();
-        let reports = state.reports.values();
-        reports
-            .map(|report| {
-                let place = state.places.get(&report.broker).cloned();
-                (report.broker, place, report.applied.clone())
-            })
-            .collect()
-    }
-
     /// Applied by all.
     pub(crate) fn stable(&self) -> VersionVector {
         self.state.lock().stability.stable()
@@ -353,10 +339,11 @@ impl Regions {
     pub(crate) fn note_fork(&self, origin: Origin, what: String) {
         tracing::error!(%origin, %what, code = Code::Forked.code(), "a broker's log has forked, its frames are not taken over");
         metrics::counter!("anabranch_forked_origins_total").increment(1);
-        self.state.lock().forks.push(Fork { origin, what });
+        self.state.lock().forks.push(format!("{origin}: {what}"));
     }
 
-    pub(crate) fn forks(&self) -> Vec<Fork> {
+    /// Origins whose histories contradict each other, each with what was found.
+    pub(crate) fn forks(&self) -> Vec<String> {
         self.state.lock().forks.clone()
     }
 }
@@ -399,8 +386,4 @@ pub(crate) fn check_hello(own: &Hello, hello: &Hello) -> Result<(), Error> {
         )),
         None => Ok(()),
     }
-}
-
-pub(crate) fn gone() -> Error {
-    error::internal("the writer is gone")
 }

@@ -1,0 +1,496 @@
+//! A link, from hello to its end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anabranch_core::exchange::Ask;
+use anabranch_core::id::Position;
+use anabranch_core::sequencer::Foreign;
+use anabranch_core::stability::Report;
+use anabranch_protocol::error::Code;
+use anabranch_protocol::peer::block::{self, Item};
+use anabranch_protocol::peer::{Hello, PeerMessage, encode};
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
+
+use super::wire::{Incoming, ReadError};
+use crate::config::Links;
+use crate::node::{Dialled, Error, LinkCredit, Node, Running, Seat, check_hello};
+
+/// How long the other side may take to say who it is.
+const HELLO_BUDGET: Duration = Duration::from_secs(5);
+
+/// A link that has nothing to say says so, this often.
+const PING_EVERY: Duration = Duration::from_secs(1);
+
+/// A link that was silent for so long is cut: the other side pings more often than that.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Bytes of frames that are read from the log at once; blocks are about this long.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// Blocks shorter than this are not worth compressing.
+const COMPRESS_FROM: usize = 512;
+
+/// The fastest level: a link is compressed to save its bandwidth, not to keep what is sent.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Reports go out no more often than this while nothing else does.
+const REPORT_EVERY: Duration = Duration::from_millis(2);
+
+/// Why a link ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// This broker is not ready, or refuses the other.
+    Refused(Error),
+    /// The other one said so.
+    Bye(Code, String),
+    /// The connection, or what came over it.
+    Read(ReadError),
+    /// The connection.
+    Write(std::io::Error),
+    /// Nothing came for too long.
+    Silent,
+    /// Another link to the same broker takes its place.
+    Replaced,
+    /// The log cannot be read.
+    Log(String),
+    /// The other side broke the protocol.
+    Protocol(&'static str),
+}
+
+impl Ended {
+    pub(super) fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused(error) => Some(error.code),
+            Self::Bye(code, _) => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => write!(f, "{} {}", error.code.code(), error.detail),
+            Self::Bye(code, why) => write!(f, "the peer says {} {why}", code.code()),
+            Self::Read(error) => error.fmt(f),
+            Self::Write(error) => write!(f, "the connection ended: {error}"),
+            Self::Silent => f.write_str("the peer was silent for too long"),
+            Self::Replaced => f.write_str("another link to the same broker took its place"),
+            Self::Log(error) => write!(f, "the log cannot be shipped: {error}"),
+            Self::Protocol(what) => write!(f, "the peer breaks the protocol: {what}"),
+        }
+    }
+}
+
+impl From<ReadError> for Ended {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<std::io::Error> for Ended {
+    fn from(error: std::io::Error) -> Self {
+        Self::Write(error)
+    }
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// What the other side wants from now on.
+struct Wanted {
+    ask: Ask,
+    window: u64,
+}
+
+/// From the reading to the writing half.
+enum Told {
+    Wanted(Wanted),
+    Credit(u64),
+}
+
+/// Runs a link until it ends.
+pub(super) async fn run(
+    node: &Arc<Node>,
+    stream: TcpStream,
+    dialled: Dialled,
+    options: &Links,
+) -> Ended {
+    // A delay of small messages would be a delay of every record.
+    if let Err(error) = stream.set_nodelay(true) {
+        return Ended::Write(error);
+    }
+    let (read, mut write) = stream.into_split();
+    let mut incoming = Incoming::new(read);
+    let ended = match greet(node, &mut incoming, &mut write, dialled).await {
+        Ok((running, seat)) => {
+            tracing::info!(peer = %seat.peer, "link up");
+            keep(&running, seat, incoming, &mut write, options).await
+        }
+        Err(ended) => ended,
+    };
+    if let Ended::Refused(error) = &ended {
+        let bye = PeerMessage::Bye {
+            code: error.code,
+            message: error.detail.clone(),
+        };
+        // It may be gone already.
+        let _ = timeout(HELLO_BUDGET, send(&mut write, &bye)).await;
+    }
+    ended
+}
+
+async fn greet(
+    node: &Arc<Node>,
+    incoming: &mut Incoming<OwnedReadHalf>,
+    write: &mut OwnedWriteHalf,
+    dialled: Dialled,
+) -> Result<(Arc<Running>, Seat), Ended> {
+    let running = Arc::clone(node.running()?);
+    let own = running.hello().await?;
+    send(write, &PeerMessage::Hello(own.clone())).await?;
+    let first = timeout(HELLO_BUDGET, incoming.next()).await;
+    let hello: Hello = match first.map_err(|_| Ended::Silent)?? {
+        PeerMessage::Hello(hello) => hello,
+        PeerMessage::Bye { code, message } => return Err(Ended::Bye(code, message)),
+        _ => return Err(Ended::Protocol("its first message is no hello")),
+    };
+    check_hello(&own, &hello)?;
+    let seat = running.regions.take_seat(&hello, dialled)?;
+    Ok((running, seat))
+}
+
+async fn send(write: &mut OwnedWriteHalf, message: &PeerMessage) -> std::io::Result<()> {
+    let mut bytes = BytesMut::new();
+    encode(message, &mut bytes);
+    write.write_all(&bytes).await
+}
+
+async fn keep(
+    running: &Arc<Running>,
+    seat: Seat,
+    incoming: Incoming<OwnedReadHalf>,
+    write: &mut OwnedWriteHalf,
+    options: &Links,
+) -> Ended {
+    let credit = Arc::new(LinkCredit::default());
+    // The other side asks seldom, and credit comes no faster than what it was given for.
+    let (tell, told) = mpsc::channel(64);
+    let mut replaced = seat.replaced.clone();
+    let window = options.window_bytes.in_memory() as u64;
+    let outgoing = Outgoing {
+        running,
+        seat: &seat,
+        write,
+        told,
+        credit: &credit,
+        window,
+        compress: options.compress,
+        wanted: None,
+        left: 0,
+        position: Position::new(0),
+    };
+    let reading = Reading {
+        running,
+        seat: &seat,
+        tell,
+        credit: &credit,
+        window,
+    };
+    tokio::select! {
+        ended = outgoing.run() => ended,
+        ended = reading.run(incoming) => ended,
+        _ = replaced.wait_for(|replaced| *replaced) => Ended::Replaced,
+    }
+}
+
+struct Reading<'a> {
+    running: &'a Arc<Running>,
+    seat: &'a Seat,
+    tell: mpsc::Sender<Told>,
+    credit: &'a Arc<LinkCredit>,
+    window: u64,
+}
+
+impl Reading<'_> {
+    async fn run(&self, mut incoming: Incoming<OwnedReadHalf>) -> Ended {
+        loop {
+            let message = match timeout(SILENCE, incoming.next()).await {
+                Ok(Ok(message)) => message,
+                Ok(Err(error)) => return error.into(),
+                Err(_) => return Ended::Silent,
+            };
+            if let Err(ended) = self.take(message).await {
+                return ended;
+            }
+        }
+    }
+
+    async fn take(&self, message: PeerMessage) -> Result<(), Ended> {
+        let told = match message {
+            PeerMessage::Block {
+                compressed,
+                raw,
+                items,
+            } => return self.take_block(compressed, raw, items).await,
+            PeerMessage::Reports(reports) => {
+                self.running.regions.hear(reports);
+                return Ok(());
+            }
+            PeerMessage::Ask { ask, window } => Told::Wanted(Wanted { ask, window }),
+            PeerMessage::Credit(bytes) => Told::Credit(bytes),
+            PeerMessage::Ping => return Ok(()),
+            PeerMessage::Bye { code, message } => return Err(Ended::Bye(code, message)),
+            PeerMessage::Hello(_) => return Err(Ended::Protocol("it says hello twice")),
+        };
+        // The writing half ends with the link.
+        let _ = self.tell.send(told).await;
+        Ok(())
+    }
+
+    async fn take_block(&self, compressed: bool, raw: u32, items: Bytes) -> Result<(), Ended> {
+        let arrived = items.len() as u64;
+        let limit = raw as usize;
+        // One frame of the largest size may overdraw the window.
+        if u64::from(raw)
+            > self
+                .window
+                .max(anabranch_protocol::peer::MAX_MESSAGE_BYTES as u64)
+        {
+            return Err(Ended::Protocol("a block is longer than the window"));
+        }
+        let items = match compressed {
+            false => items,
+            true => inflate(items, limit).await?,
+        };
+        if items.len() != limit {
+            return Err(Ended::Protocol("a block has another length than it says"));
+        }
+        let items = block::read(items).map_err(ReadError::Message)?;
+        let counts = &self.seat.counts;
+        counts.bytes_in.fetch_add(arrived, Ordering::Relaxed);
+        counts
+            .frames_in
+            .fetch_add(items.len() as u64, Ordering::Relaxed);
+        let mut rest = u64::from(raw);
+        let mut frames: Vec<(Foreign, _)> = Vec::with_capacity(items.len());
+        for item in items {
+            let Item::Frame(frame) = item else {
+                return Err(Ended::Protocol("gaps are not taken over yet"));
+            };
+            let bytes = (frame.size() as u64).min(rest);
+            rest -= bytes;
+            frames.push((frame, self.credit.take(bytes)));
+        }
+        // What a block has beside its frames.
+        drop(self.credit.take(rest));
+        self.running.receive(frames)?;
+        Ok(())
+    }
+}
+
+/// Off the reactor, since a megabyte takes a millisecond.
+async fn inflate(items: Bytes, limit: usize) -> Result<Bytes, Ended> {
+    let inflated = tokio::task::spawn_blocking(move || zstd::bulk::decompress(&items, limit)).await;
+    match inflated {
+        Ok(Ok(items)) => Ok(items.into()),
+        Ok(Err(_)) | Err(_) => Err(Ended::Protocol("a block does not inflate")),
+    }
+}
+
+struct Outgoing<'a> {
+    running: &'a Arc<Running>,
+    seat: &'a Seat,
+    write: &'a mut OwnedWriteHalf,
+    told: mpsc::Receiver<Told>,
+    credit: &'a Arc<LinkCredit>,
+    window: u64,
+    compress: bool,
+    wanted: Option<Ask>,
+    /// Bytes that may still be sent.
+    left: u64,
+    /// What is before this in the log was sent, or is not wanted.
+    position: Position,
+}
+
+impl Outgoing<'_> {
+    async fn run(mut self) -> Ended {
+        match self.steps().await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn steps(&mut self) -> Result<std::convert::Infallible, Ended> {
+        let mut asks = self.seat.asks.clone();
+        asks.mark_changed();
+        let mut durable = self.running.durable();
+        let mut heard = self.running.regions.heard();
+        heard.mark_changed();
+        let mut reported: Vec<Report> = Vec::new();
+        let mut next_report = Instant::now();
+        loop {
+            let may_ship = self.wanted.is_some() && self.left > 0;
+            if may_ship && self.position < *durable.borrow_and_update() {
+                self.ship().await?;
+                // Reports and credit must not wait until a peer has caught up.
+                self.give_credit().await?;
+                self.report(&mut reported).await?;
+                while let Ok(told) = self.told.try_recv() {
+                    self.note(told);
+                }
+                continue;
+            }
+            tokio::select! {
+                changed = asks.changed() => {
+                    gone(changed)?;
+                    let ask = asks.borrow_and_update().clone();
+                    self.say(&PeerMessage::Ask { ask, window: self.window }).await?;
+                }
+                Some(told) = self.told.recv() => self.note(told),
+                changed = durable.changed(), if may_ship => gone(changed)?,
+                changed = async {
+                    tokio::time::sleep_until(next_report).await;
+                    heard.changed().await
+                } => {
+                    gone(changed)?;
+                    next_report = Instant::now() + REPORT_EVERY;
+                    self.report(&mut reported).await?;
+                }
+                () = self.credit.arrived() => self.give_credit().await?,
+                () = tokio::time::sleep(PING_EVERY) => self.say(&PeerMessage::Ping).await?,
+            }
+        }
+    }
+
+    fn note(&mut self, told: Told) {
+        match told {
+            Told::Credit(bytes) => self.left = self.left.saturating_add(bytes),
+            Told::Wanted(Wanted { ask, window }) => {
+                self.position = self.running.shipping_from(&ask);
+                // What is on its way keeps its credit: it comes back as it would have.
+                if self.wanted.replace(ask).is_none() {
+                    self.left = window;
+                }
+            }
+        }
+    }
+
+    async fn say(&mut self, message: &PeerMessage) -> Result<(), Ended> {
+        Ok(send(self.write, message).await?)
+    }
+
+    async fn give_credit(&mut self) -> Result<(), Ended> {
+        // Not with every frame: an eighth of the window is soon enough to keep a link busy.
+        match self.credit.give_back(self.window / 8) {
+            Some(bytes) => self.say(&PeerMessage::Credit(bytes)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn report(&mut self, reported: &mut Vec<Report>) -> Result<(), Ended> {
+        let of = self.wanted.as_ref().map(|ask| ask.of.clone());
+        let reports = self.running.regions.reports(&of.unwrap_or_default());
+        let fresh: Vec<_> = reports
+            .iter()
+            .filter(|report| !reported.contains(report))
+            .cloned()
+            .collect();
+        *reported = reports;
+        match fresh.is_empty() {
+            true => Ok(()),
+            false => self.say(&PeerMessage::Reports(fresh)).await,
+        }
+    }
+
+    /// Sends one block of what is wanted.
+    async fn ship(&mut self) -> Result<(), Ended> {
+        let Some(ask) = self.wanted.clone() else {
+            return Ok(());
+        };
+        let (running, from) = (Arc::clone(self.running), self.position);
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let compress = self.compress;
+        let made = tokio::task::spawn_blocking(move || {
+            make_block(&running, &ask, from, most.min(BLOCK_BYTES), compress)
+        });
+        let made = made
+            .await
+            .map_err(|_| Ended::Log("reading panicked".to_owned()))?;
+        let (block, next) = made.map_err(Ended::Log)?;
+        if let Some(block) = block {
+            self.write.write_all(&block.message).await?;
+            self.left = self.left.saturating_sub(block.raw);
+            let counts = &self.seat.counts;
+            counts.frames_out.fetch_add(block.frames, Ordering::Relaxed);
+            counts
+                .bytes_out
+                .fetch_add(block.message.len() as u64, Ordering::Relaxed);
+        }
+        self.position = next;
+        Ok(())
+    }
+}
+
+fn gone(changed: Result<(), watch::error::RecvError>) -> Result<(), Ended> {
+    changed.map_err(|_| Ended::Replaced)
+}
+
+/// A block, ready for the socket.
+struct Block {
+    message: BytesMut,
+    frames: u64,
+    raw: u64,
+}
+
+/// The next frames that are wanted, and where to go on.
+fn make_block(
+    running: &Running,
+    ask: &Ask,
+    from: Position,
+    max_bytes: usize,
+    compress: bool,
+) -> Result<(Option<Block>, Position), String> {
+    let shipment = running.shipment(ask, from, max_bytes);
+    let (commits, next) = shipment.map_err(|error| error.detail)?;
+    let mut items = BytesMut::with_capacity(max_bytes);
+    for commit in &commits {
+        block::put_frame(commit, &mut items);
+    }
+    let frames = commits.len() as u64;
+    if frames == 0 {
+        return Ok((None, next));
+    }
+    let raw = items.len();
+    let packed = match compress && raw >= COMPRESS_FROM {
+        true => zstd::bulk::compress(&items, ZSTD_LEVEL).ok(),
+        false => None,
+    };
+    let packed = packed.filter(|packed| packed.len() < raw);
+    let compressed = packed.is_some();
+    let items = packed.map_or_else(|| items.freeze(), Bytes::from);
+    let mut message = BytesMut::with_capacity(items.len() + 16);
+    let block = PeerMessage::Block {
+        compressed,
+        raw: u32::try_from(raw).map_err(|_| "a block is too long".to_owned())?,
+        items,
+    };
+    encode(&block, &mut message);
+    let block = Block {
+        message,
+        frames,
+        raw: raw as u64,
+    };
+    Ok((Some(block), next))
+}

@@ -1,0 +1,66 @@
+//! Links to brokers of other regions: a surface that subscribes on the way out and publishes on
+//! the way in.
+//!
+//! ```text
+//! dial, accept ──▶ handshake: hello ⇄ hello ──▶ link ┬─ outgoing: asks, frames, credit, reports
+//!                                                    └─ incoming: the same from the other side
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | `dial` | one task for each configured peer, which dials again when the link is down |
+//! | `link` | a link from hello to its end |
+//! | `wire` | messages over a socket |
+
+mod dial;
+mod link;
+mod wire;
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+pub(crate) use dial::PeerAddress;
+
+use crate::config::Links;
+use crate::node::{Dialled, Node};
+
+/// Links that are being opened from outside at the same time, and those that are open: more than
+/// a cluster has brokers.
+const MOST_LINKS: usize = 1024;
+
+/// Takes links until it is dropped.
+pub(crate) async fn accept(node: Arc<Node>, listener: TcpListener, options: Links) {
+    let mut links = JoinSet::new();
+    loop {
+        while links.try_join_next().is_some() {}
+        if links.len() >= MOST_LINKS {
+            links.join_next().await;
+        }
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                let (node, options) = (Arc::clone(&node), options.clone());
+                links.spawn(async move {
+                    let ended = link::run(&node, stream, Dialled::There, &options).await;
+                    tracing::info!(%from, reason = %ended, "link from a peer ended");
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a link cannot be accepted");
+                // Out of file handles, most likely: they come back as connections end.
+                tokio::time::sleep(dial::SHORTEST_WAIT).await;
+            }
+        }
+    }
+}
+
+/// Dials the configured peers until it is dropped.
+pub(crate) async fn dial_all(node: Arc<Node>, peers: Vec<PeerAddress>, options: Links) {
+    let mut dials = JoinSet::new();
+    for peer in peers {
+        dials.spawn(dial::keep(Arc::clone(&node), peer, options.clone()));
+    }
+    // None of them ends.
+    while dials.join_next().await.is_some() {}
+}
