@@ -76,7 +76,8 @@ impl VersionVector {
         Self { entries }
     }
 
-    /// All entries, ordered by origin.
+    /// How many frames of `other` are not in this one.
+    #[must_use]
     pub fn lacks_of(&self, other: &Self) -> u64 {
         let lacking = other
             .iter()
@@ -84,7 +85,7 @@ impl VersionVector {
         lacking.sum()
     }
 
-    /// Every entry.
+    /// All entries, ordered by origin.
     pub fn iter(&self) -> impl Iterator<Item = (Origin, Sequence)> {
         self.entries
             .iter()

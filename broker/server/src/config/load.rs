@@ -157,16 +157,14 @@ impl Loaded {
     fn check(&self) -> Result<(), ConfigError> {
         let listen = &self.config.listen;
         let peers = listen.peer_address.address(!listen.peers.is_empty());
-        let all_local = [Some(listen.address), peers]
-            .iter()
+        let beyond = [Some(listen.address), peers]
+            .into_iter()
             .flatten()
-            .all(|address| address.ip().is_loopback());
-        if listen.insecure || all_local {
-            return Ok(());
+            .find(|address| !address.ip().is_loopback());
+        match beyond {
+            Some(address) if !listen.insecure => Err(ConfigError::BeyondLoopback { address }),
+            _ => Ok(()),
         }
-        Err(ConfigError::BeyondLoopback {
-            address: listen.address,
-        })
     }
 }
 

@@ -1,7 +1,11 @@
 //! Health, metrics, who this broker is, and the description of this surface.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use anabranch_core::vector::VersionVector;
 use anabranch_protocol::error::Code;
-use anabranch_protocol::http::{Health, JSON, Regions};
+use anabranch_protocol::http::{Health, JSON, Link, Regions};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +17,7 @@ use super::answer::json;
 use super::query::Query;
 use super::refusal::Refusal;
 use super::{Answer, App};
-use crate::node::Phase;
+use crate::node::{LinkStatus, Phase, Running};
 
 /// This surface as an `OpenAPI` 3.1 document.
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
@@ -105,7 +109,7 @@ pub(super) async fn regions(State(surface): App, request: Request) -> Answer {
         vector: shown(&vector),
         stable: shown(&running.regions.stable()),
         links: links(running, &vector),
-        forks: running.regions.forks().into_iter().collect(),
+        forks: running.regions.forks(),
     };
     Ok(json(StatusCode::OK, &body))
 }
