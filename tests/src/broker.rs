@@ -56,6 +56,7 @@ pub fn command() -> Command {
 pub struct Broker {
     child: Option<Child>,
     address: SocketAddr,
+    peer_address: Option<SocketAddr>,
     log: PathBuf,
 }
 
@@ -129,6 +130,9 @@ impl Broker {
         let mut broker = Self {
             child: Some(child),
             address: addresses["listen"].as_str().unwrap().parse().unwrap(),
+            peer_address: addresses["peer_listen"]
+                .as_str()
+                .map(|address| address.parse().unwrap()),
             log: home.log(),
         };
         if broker.ready().await {
@@ -157,6 +161,12 @@ impl Broker {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it takes links of other brokers, if it does.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.peer_address
     }
 
     /// Its process.

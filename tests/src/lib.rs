@@ -11,6 +11,8 @@
 //! | [`wire`] | WebSocket connections, message by message |
 //! | [`follow`] | what a subscription was given, in order |
 //! | [`demo`] | the demo as a process, and what must be there after it |
+//! | [`proxy`] | a link between brokers that can be slow, cut and noisy |
+//! | [`regions`] | brokers of several regions, linked through proxies |
 //! | [`condition`] | waiting for something to come true |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -21,6 +23,8 @@ pub mod demo;
 pub mod follow;
 pub mod home;
 pub mod http;
+pub mod proxy;
+pub mod regions;
 pub mod wire;
 
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@
 //! | `openapi` | that the description of the HTTP interface is true |
 //! | `python` | a client in another language, from the protocol's description |
 //! | `real_data` | that the demo's data is what the source files say |
+//! | `regions` | that brokers of several regions all take writes and end with the same |
 //! | `stopping` | that a broker that is asked to stop leaves nothing in doubt |
 //! | `subscriptions` | where they start, what they select, how they go on |
 //! | `tables` | what reads see, and what becomes of rows |
@@ -25,6 +26,7 @@ mod crash;
 mod openapi;
 mod python;
 mod real_data;
+mod regions;
 mod stopping;
 mod subscriptions;
 mod tables;

@@ -1,0 +1,154 @@
+//! Several brokers, each a process, over links that are slow, cut and noisy.
+
+use std::time::Duration;
+
+use anabranch_tests::condition::eventually;
+use anabranch_tests::proxy::Weather;
+use anabranch_tests::regions::Regions;
+use serde_json::json;
+
+const CUT: Weather = Weather {
+    cut: true,
+    delay: Duration::ZERO,
+    corrupt_every: None,
+};
+
+/// What is written in one region is read in the others.
+async fn arrives(regions: &Regions, stream: &str, key: &str, value: &str) {
+    for number in 0..regions.brokers().len() {
+        eventually(key, async || {
+            let row = regions.row(number, stream, key).await?;
+            (row == json!(value)).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Everybody holds the same vectors, and reads the same rows.
+async fn agree(regions: &Regions, stream: &str, rows: usize) {
+    regions.converged().await;
+    let first = regions.rows(0, stream).await;
+    assert_eq!(first.as_array().unwrap().len(), rows, "{first}");
+    for number in 1..regions.brokers().len() {
+        assert_eq!(regions.rows(number, stream).await, first, "region {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_in_one_region_is_read_in_all() {
+    let regions = Regions::start(3, &[]).await;
+    let stream = json!({"name": "t", "merge": "lww"});
+    regions.broker(0).create(stream).await;
+    regions.know("t").await;
+    for number in 0..3 {
+        let key = format!("from-{number}");
+        regions.put(number, "t", &key, "hello").await;
+        arrives(&regions, "t", &key, "hello").await;
+    }
+    agree(&regions, "t", 3).await;
+    let status = regions.status(0).await;
+    assert_eq!(status["links"].as_array().unwrap().len(), 2, "{status}");
+    assert_eq!(status["forks"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_is_cut_off_writes_on_and_all_agree_once_it_is_back() {
+    let mut regions = Regions::start(3, &[]).await;
+    let stream = json!({"name": "t", "merge": "lww"});
+    regions.broker(0).create(stream).await;
+    regions.know("t").await;
+    regions.put(0, "t", "both", "before").await;
+    arrives(&regions, "t", "both", "before").await;
+    regions.set(2, CUT);
+    for round in 0..20 {
+        let value = format!("here-{round}");
+        regions.put(0, "t", &format!("a{round}"), &value).await;
+        regions.put(2, "t", &format!("c{round}"), &value).await;
+        regions.put(round % 2, "t", "both", &value).await;
+        regions.put(2, "t", "both", &format!("there-{round}")).await;
+    }
+    // Each side reads its own writes meanwhile, and nothing of the other.
+    assert_eq!(regions.row(2, "t", "both").await, Some(json!("there-19")));
+    assert_eq!(regions.row(2, "t", "a0").await, None);
+    arrives_at(&regions, 1, "a19").await;
+    assert_eq!(regions.row(1, "t", "c0").await, None);
+    regions.set(2, Weather::default());
+    agree(&regions, "t", 41).await;
+    // The last write by the clock is the one of the region that was cut off.
+    assert_eq!(regions.row(0, "t", "both").await, Some(json!("there-19")));
+    regions.restart(1).await;
+    regions.put(1, "t", "after", "restart").await;
+    arrives(&regions, "t", "after", "restart").await;
+    agree(&regions, "t", 42).await;
+}
+
+async fn arrives_at(regions: &Regions, number: usize, key: &str) {
+    eventually(key, async || regions.row(number, "t", key).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_of_a_region_without_a_link_are_relayed() {
+    let regions = Regions::start(3, &[]).await;
+    let stream = json!({"name": "t", "merge": "lww"});
+    regions.broker(0).create(stream).await;
+    regions.know("t").await;
+    regions.set_between(0, 2, CUT);
+    for number in [0, 2, 1] {
+        let key = format!("from-{number}");
+        regions.put(number, "t", &key, "relayed").await;
+        arrives(&regions, "t", &key, "relayed").await;
+    }
+    agree(&regions, "t", 3).await;
+    let held = regions.status(0).await;
+    assert_eq!(held["links"].as_array().unwrap().len(), 1, "{held}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_noisy_slow_link_loses_nothing_and_doubles_nothing() {
+    let regions = Regions::start(2, &[]).await;
+    let stream = json!({"name": "e", "merge": "append", "partitions": 4});
+    regions.broker(0).create(stream).await;
+    regions.know("e").await;
+    regions.set_between(
+        0,
+        1,
+        Weather {
+            cut: false,
+            delay: Duration::from_millis(2),
+            corrupt_every: Some(50_021),
+        },
+    );
+    let value = "x".repeat(900);
+    for round in 0..200 {
+        for number in 0..2 {
+            let records: Vec<_> = (0..10)
+                .map(|n| json!({"key": format!("{number}-{round}-{n}"), "value": value}))
+                .collect();
+            let answer = regions.brokers()[number]
+                .http()
+                .post("/v1/streams/e/records", &json!(records))
+                .await;
+            assert!(answer.status < 300, "{answer:?}");
+        }
+    }
+    regions.converged().await;
+    for broker in regions.brokers() {
+        let path = "/v1/streams/e/records?from=earliest&limit=10000";
+        let mut keys = Vec::new();
+        let mut from = path.to_owned();
+        loop {
+            let page = broker.http().json(&from).await;
+            let records = page["records"].as_array().unwrap();
+            if records.is_empty() {
+                break;
+            }
+            keys.extend(records.iter().map(|record| record["key"].to_string()));
+            let cursor = page["cursor"].as_str().unwrap();
+            from = format!("/v1/streams/e/records?from={cursor}&limit=10000");
+        }
+        keys.sort();
+        let all = keys.len();
+        keys.dedup();
+        assert_eq!((all, keys.len()), (4000, 4000), "lost or doubled");
+    }
+}
