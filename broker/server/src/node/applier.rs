@@ -7,6 +7,7 @@ use anabranch_storage::tables::{Applier, Tables};
 use crossbeam_channel::Receiver;
 use tokio::sync::watch;
 
+use super::regions::Regions;
 use super::writer::Run;
 
 /// Runs that wait for the applier; each is one group of the writer. When they are this many the
@@ -19,10 +20,12 @@ pub(crate) fn run(
     tables: &Tables,
     runs: &Receiver<Run>,
     applied: &Arc<watch::Sender<Position>>,
+    regions: &Regions,
 ) -> Result<(), String> {
     for run in runs {
         applier.apply(&run).map_err(|error| error.to_string())?;
         applied.send_replace(tables.applied());
+        regions.note_applied(tables.applied());
     }
     applier.flush().map_err(|error| error.to_string())
 }

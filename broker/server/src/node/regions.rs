@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::exchange::{Ask, Peers};
-use anabranch_core::id::{BrokerId, Origin, RegionName};
+use anabranch_core::id::{BrokerId, Origin, Position, RegionName};
 use anabranch_core::stability::{Report, Stability};
 use anabranch_core::vector::VersionVector;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::Hello;
+use anabranch_storage::tables::Tables;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -139,6 +140,12 @@ struct State {
     stability: Stability,
     /// The newest report of each broker, own one included.
     reports: BTreeMap<BrokerId, Report>,
+    /// Brokers that have written, or were linked.
+    members: BTreeSet<BrokerId>,
+    /// What is before this in the log is in the reports.
+    durable: Position,
+    /// A watermark, and up to where the tables have to be applied before it is theirs.
+    ahead: Option<(HybridTimestamp, Position)>,
     forks: Vec<String>,
 }
 
@@ -149,28 +156,53 @@ pub(crate) struct Regions {
     state: Mutex<State>,
     /// Raised with every report, own ones included.
     heard: watch::Sender<u64>,
-    watermark: watch::Sender<HybridTimestamp>,
+    tables: Tables,
+    /// Brokers that have to be met before anything counts as stable; `None` where this broker is
+    /// alone.
+    expected: Option<usize>,
+}
+
+/// What is there when a broker starts.
+pub(crate) struct Begin {
+    pub(crate) own: Origin,
+    pub(crate) region: RegionName,
+    pub(crate) report: Report,
+    pub(crate) durable: Position,
+    pub(crate) tables: Tables,
+    /// How many other brokers are named; `None` where this one is alone and takes no links.
+    pub(crate) expected: Option<usize>,
 }
 
 impl Regions {
-    /// A broker that has met nobody yet. `report` is what it holds.
-    pub(crate) fn new(own: Origin, region: RegionName, report: Report) -> Self {
-        let mut stability = Stability::new(own.broker);
-        stability.advance(&report.applied, report.promise);
-        let state = State {
+    /// A broker that has met nobody since its start.
+    pub(crate) fn new(begin: Begin) -> Self {
+        let Begin {
+            own,
+            region,
+            report,
+            durable,
+            tables,
+            expected,
+        } = begin;
+        let mut state = State {
             peers: Peers::default(),
             links: BTreeMap::new(),
             next_number: 0,
-            stability,
-            reports: BTreeMap::from([(own.broker, report)]),
+            stability: Stability::new(own.broker),
+            reports: BTreeMap::new(),
+            members: BTreeSet::from([own.broker]),
+            durable,
+            ahead: None,
             forks: Vec::new(),
         };
+        state.advance(report, durable);
         Self {
             own,
             region,
             state: Mutex::new(state),
             heard: watch::Sender::new(0),
-            watermark: watch::Sender::new(HybridTimestamp::ZERO),
+            tables,
+            expected,
         }
     }
 
@@ -242,6 +274,7 @@ impl Regions {
             replaced: link.replaced.subscribe(),
         };
         state.links.insert(peer, link);
+        state.join(peer);
         state.peers.reach(peer, holds);
         state.ask_anew();
         Ok(seat)
@@ -260,12 +293,20 @@ impl Regions {
         }
     }
 
-    /// Everything in the report is durable here.
-    pub(crate) fn advance(&self, report: Report) {
-        let mut state = self.state.lock();
-        state.stability.advance(&report.applied, report.promise);
-        state.reports.insert(report.broker, report);
-        self.settle(state);
+    /// Everything in the report, and everything before the position, is durable here.
+    pub(crate) fn advance(&self, report: Report, durable: Position) {
+        if self.expected.is_some() {
+            let mut state = self.state.lock();
+            state.advance(report, durable);
+            self.settle(state);
+        }
+    }
+
+    /// The tables hold everything before this position.
+    pub(crate) fn note_applied(&self, applied: Position) {
+        if self.expected.is_some() {
+            self.state.lock().raise(&self.tables, applied);
+        }
     }
 
     /// Brokers have said what they have applied.
@@ -291,16 +332,17 @@ impl Regions {
         self.settle(state);
     }
 
-    fn settle(&self, state: parking_lot::MutexGuard<'_, State>) {
-        let watermark = state.stability.watermark();
+    /// Who is named as a peer and was never met may have written anything.
+    fn settle(&self, mut state: parking_lot::MutexGuard<'_, State>) {
+        let others = state.members.len() - 1;
+        if self
+            .expected
+            .is_some_and(|expected| others >= expected.max(1))
+        {
+            state.ahead = Some((state.stability.watermark(), state.durable));
+            state.raise(&self.tables, self.tables.applied());
+        }
         drop(state);
-        self.watermark.send_if_modified(|held| {
-            let raised = watermark > *held;
-            if raised {
-                *held = watermark;
-            }
-            raised
-        });
         self.heard.send_modify(|count| *count += 1);
     }
 
@@ -349,6 +391,33 @@ impl Regions {
 }
 
 impl State {
+    fn join(&mut self, broker: BrokerId) {
+        if self.members.insert(broker) {
+            self.stability.join(broker);
+        }
+    }
+
+    fn advance(&mut self, report: Report, durable: Position) {
+        // Whoever has written is waited for, whether or not there was ever a link.
+        for (origin, _) in report.applied.iter() {
+            self.join(origin.broker);
+        }
+        self.stability.advance(&report.applied, report.promise);
+        self.reports.insert(report.broker, report);
+        self.durable = durable;
+    }
+
+    /// Gives the tables a watermark once they hold what it was found with: what is on its way to
+    /// them may be stamped earlier.
+    fn raise(&mut self, tables: &Tables, applied: Position) {
+        if let Some((watermark, from)) = self.ahead
+            && from <= applied
+        {
+            tables.raise_watermark(watermark);
+            self.ahead = None;
+        }
+    }
+
     /// Tells the links whose peers are to be asked for something else from now on.
     fn ask_anew(&mut self) {
         let held = self.stability.applied().clone();

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
 use super::metrics::WriterMetrics;
-use super::regions::Regions;
+use super::regions::{Begin, Regions};
 use super::subscription::SNAPSHOTS;
 use super::tail::Tail;
 use super::upkeep::{Chore, Upkeep};
@@ -79,9 +79,11 @@ pub(crate) fn start(node: &Arc<Node>, config: &Config) -> Result<Stopper, StartE
     }
     make_room(&data_dir);
     let opened = open_log(node, &data_dir, config)?;
-    let (tables, mut applier) = open_tables(node, &data_dir, config, &opened.reader)?;
+    let expected = expected_brokers(config, &opened);
+    let (tables, mut applier) =
+        open_tables(node, &data_dir, config, &opened.reader, expected.is_some())?;
     replay(node, &opened.reader, &tables, &mut applier)?;
-    let stopper = run(node, config, data_dir, opened, tables, applier)?;
+    let stopper = run(node, config, data_dir, opened, (tables, applier, expected))?;
     node.phase.send_replace(Phase::Ready);
     Ok(stopper)
 }
@@ -125,12 +127,14 @@ fn open_tables(
     data_dir: &DataDir,
     config: &Config,
     reader: &LogReader,
+    with_others: bool,
 ) -> Result<(Tables, Applier), StartError> {
     let path = data_dir.tables();
     let options = TablesOptions {
         image_bytes: config.tables.image_bytes.in_memory(),
         image_rows: config.tables.image_rows,
         block_cache_bytes: config.tables.cache_bytes.in_memory(),
+        with_others,
         ..TablesOptions::default()
     };
     let held: Result<(), String> = match Tables::open(&path, options) {
@@ -150,7 +154,20 @@ fn open_tables(
     Ok(Tables::open(&path, options)?)
 }
 
+/// How many brokers this one expects to meet; `None` where it is alone, and has always been.
+fn expected_brokers(config: &Config, opened: &Opened) -> Option<usize> {
+    let own = opened.sequencer.origin().broker;
+    let vector = opened.sequencer.vector();
+    let has_met = vector.iter().any(|(origin, _)| origin.broker != own);
+    let peers = config.listen.peers.len();
+    let takes_links = config.listen.peer_address.address(peers > 0).is_some();
+    (has_met || takes_links).then_some(peers)
+}
+
 fn usable(tables: &Tables, reader: &LogReader) -> Result<(), String> {
+    if tables.lack_stamps() {
+        return Err("they were folded while this broker was alone, without stamps".to_owned());
+    }
     let applied = tables.applied();
     if applied > reader.next_position() {
         return Err(format!(
@@ -190,8 +207,7 @@ fn run(
     config: &Config,
     data_dir: DataDir,
     opened: Opened,
-    tables: Tables,
-    applier: Applier,
+    (tables, applier, expected): (Tables, Applier, Option<usize>),
 ) -> Result<Stopper, StartError> {
     let Opened {
         log,
@@ -210,6 +226,7 @@ fn run(
         seen: sequencer.vector(),
         origin: sequencer.origin(),
         report: sequencer.report(),
+        expected,
     };
     let running = Arc::new(new_running(node, config, &data_dir, log_end, inbox, chores));
     let writer = Writer {
@@ -232,7 +249,13 @@ fn run(
     let folding = spawn("applier", {
         let (phase, running) = (Arc::clone(&node.phase), Arc::clone(&running));
         move || {
-            if let Err(reason) = applier::run(applier, &running.tables, &runs, &running.applied) {
+            if let Err(reason) = applier::run(
+                applier,
+                &running.tables,
+                &runs,
+                &running.applied,
+                &running.regions,
+            ) {
                 fail(&phase, "the tables cannot be written", &reason);
             }
         }
@@ -272,6 +295,7 @@ struct LogEnd {
     seen: VersionVector,
     origin: Origin,
     report: Report,
+    expected: Option<usize>,
 }
 
 fn new_running(
@@ -288,6 +312,7 @@ fn new_running(
         seen,
         origin,
         report,
+        expected,
     } = end;
     let region = node.info().region.clone();
     let cluster = node.info().cluster;
@@ -298,7 +323,14 @@ fn new_running(
         tail: Arc::new(Tail::new(cluster, tail_bytes, seen, next)),
         applied: Arc::new(watch::Sender::new(tables.applied())),
         durable: Arc::new(watch::Sender::new(next)),
-        regions: Arc::new(Regions::new(origin, region, report)),
+        regions: Arc::new(Regions::new(Begin {
+            own: origin,
+            region,
+            report,
+            durable: next,
+            tables: tables.clone(),
+            expected,
+        })),
         reader,
         tables,
         phase: Arc::clone(&node.phase),

@@ -170,8 +170,9 @@ impl Writer {
         self.tail.push(&run);
         gathered.tell(self.sequencer.origin(), Durability::Disk);
         if !run.is_empty() {
-            self.regions.advance(self.sequencer.report());
-            self.durable.send_replace(self.sequencer.next_position());
+            let durable = self.sequencer.next_position();
+            self.regions.advance(self.sequencer.report(), durable);
+            self.durable.send_replace(durable);
         }
         gathered.clear(&self.sequencer);
         if !run.is_empty() && self.applier.send(run).is_err() {

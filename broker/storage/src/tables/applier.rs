@@ -10,7 +10,7 @@ use parking_lot::RwLockWriteGuard;
 
 use super::error::TablesError;
 use super::image::Image;
-use super::plan::{Against, Opened, Part, Write, Writes, stability};
+use super::plan::{Against, Opened, Part, Write, Writes};
 use super::shared::{Shared, State};
 use super::store::Mark;
 use super::stream_map::StreamMap;
@@ -101,7 +101,7 @@ impl Applier {
         }
         let mut from = 0;
         for (part, &end) in opened.parts.iter().zip(&writes.ends) {
-            fold_part(active, part, writes, from..end, &ahead.below);
+            fold_part(&self.shared, active, part, writes, from..end, &ahead.below);
             from = end;
         }
         active.folded += writes.writes.len();
@@ -212,6 +212,7 @@ impl Ahead {
 
 /// Folds the writes of one part.
 fn fold_part(
+    shared: &Shared,
     active: &mut Image,
     part: &Part,
     writes: &Writes<'_>,
@@ -229,7 +230,8 @@ fn fold_part(
                 Against::Older => None,
                 Against::Any => held(active, hashes[n], write, below.get(from + n)),
             };
-            match lww::fold(held, write.value, part.stamp(write), stability()) {
+            let stamp = part.stamp(write);
+            match lww::fold(held, write.value, stamp, shared.stability(stamp)) {
                 Folded::Unchanged => {}
                 Folded::Store(row) => active.put(hashes[n], write.key, Some(row)),
                 Folded::Remove => active.put(hashes[n], write.key, None),

@@ -5,7 +5,8 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::error::TablesError;
-use super::shared::{Frozen, Shared};
+use super::key::KeySpan;
+use super::shared::{Frozen, Shared, Work};
 
 /// Ends when it is told to, or after the first failure: what follows must not overtake.
 pub(super) fn spawn(shared: &Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
@@ -16,22 +17,33 @@ pub(super) fn spawn(shared: &Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
 }
 
 fn run(shared: &Shared) {
-    while let Some(frozen) = shared.next_to_flush() {
-        match flush(shared, &frozen) {
-            Ok(()) => shared.flushed(),
-            Err(error) => {
-                tracing::error!(%error, "tables can no longer be written");
-                return shared.flush_failed(error);
+    let mut sweep = None;
+    loop {
+        let done = match shared.next_work(sweep.is_some()) {
+            Work::Flush(frozen) => flush(shared, &frozen).map(|()| shared.flushed()),
+            Work::Sweep => {
+                // From the first row on, where no sweep is under way.
+                let from = sweep.take().unwrap_or_else(|| KeySpan::all().from);
+                let swept = shared.store.sweep(from, shared.watermark());
+                swept.map(|next| sweep = next)
             }
+            Work::Stop => return,
+        };
+        if let Err(error) = done {
+            tracing::error!(%error, "tables can no longer be written");
+            return shared.flush_failed(error);
         }
     }
 }
 
 fn flush(shared: &Shared, frozen: &Frozen) -> Result<(), TablesError> {
     let began = Instant::now();
-    shared
-        .store
-        .ingest(&frozen.image, frozen.order(), frozen.mark)?;
+    shared.store.ingest(
+        &frozen.image,
+        frozen.order(),
+        frozen.mark,
+        shared.watermark(),
+    )?;
     tracing::debug!(
         rows = frozen.image.len(),
         folded = frozen.image.folded,

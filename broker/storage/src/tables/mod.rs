@@ -41,6 +41,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::id::{Position, StreamId};
 use anabranch_core::stream::StreamDefinition;
 use bytes::Bytes;
@@ -60,6 +61,9 @@ const SNAPSHOT_PAGE: Wanted = Wanted {
     rows: 1024,
     bytes: 256 << 10,
 };
+
+/// The watermark of a broker that is alone.
+const ALONE: HybridTimestamp = HybridTimestamp::new(u64::MAX);
 
 /// Sizes of the tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,6 +85,9 @@ pub struct TablesOptions {
     pub search_rows: usize,
     /// What the cache of blocks may grow to.
     pub block_cache_bytes: usize,
+    /// Whether brokers of other regions write as well. Then a write is stable once
+    /// [`Tables::raise_watermark`] says so; else it is at once.
+    pub with_others: bool,
 }
 
 impl Default for TablesOptions {
@@ -92,6 +99,7 @@ impl Default for TablesOptions {
             frozen_images: 1,
             search_rows: 32 * 1024,
             block_cache_bytes: 128 << 20,
+            with_others: false,
         }
     }
 }
@@ -144,6 +152,8 @@ pub struct TablesStats {
     pub level0_files: u64,
     /// Bytes that compaction still has to rewrite.
     pub compaction_debt_bytes: u64,
+    /// Whether some stored row has a stamp or is a tombstone.
+    pub stored_stamps: bool,
 }
 
 /// Deletes the tables in a directory; they are rebuilt by applying the log from its start.
@@ -182,6 +192,20 @@ impl Tables {
             flusher::spawn(&shared).map_err(|error| TablesError::io(dir, "opened", &error))?;
         let applier = Applier::new(Arc::clone(&shared), streams, flusher);
         Ok((Self { shared }, applier))
+    }
+
+    /// Whether stamps were dropped that are needed now that others write as well: [`destroy`] the
+    /// tables then and apply the log again, and all rows have theirs.
+    #[must_use]
+    pub fn lack_stamps(&self) -> bool {
+        self.shared.options.with_others && self.shared.store.kept().stable_to == ALONE
+    }
+
+    /// Every write to come, from anybody, is stamped later than this, so that rows and tombstones up
+    /// to it need no stamp any more. They lose it when their image is flushed, or by a sweep of the
+    /// store in the background.
+    pub fn raise_watermark(&self, watermark: HybridTimestamp) {
+        self.shared.raise_watermark(watermark);
     }
 
     /// The next position to apply; everything below it is visible.
@@ -316,6 +340,7 @@ impl Tables {
             stored_bytes: store.file_bytes(),
             level0_files: store.level0_files(),
             compaction_debt_bytes: store.compaction_debt(),
+            stored_stamps: store.kept().unstable_to > HybridTimestamp::ZERO,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anabranch_core::batch::{Batch, BatchError, Record, Records};
 use anabranch_core::frame::{Commit, CommitPart};
 use anabranch_core::id::{Position, StreamId};
-use anabranch_core::lww::{self, Folded, Row, Stability, Stamp};
+use anabranch_core::lww::{self, Folded, Row, Stamp};
 use anabranch_core::stream::MergeMode;
 use hashbrown::HashMap;
 
@@ -16,12 +16,6 @@ use super::shared::Shared;
 use super::store::Mark;
 use super::stream_map::{StreamMap, read_definition, read_name};
 use crate::durable::Durable;
-
-/// Whether every member has applied what is being folded. One broker has no one to wait for;
-/// with several, this is where the stable vector comes in.
-pub(super) const fn stability() -> Stability {
-    Stability::Stable
-}
 
 /// How the writes of a part compare with everything folded before them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -254,7 +248,7 @@ impl Definitions {
                 None => shared.stored(RowKey::new(part.stream, key))?,
             };
             let held = held.as_deref().map(|row| shared.row(row)).transpose()?;
-            let folded = lww::fold(held, written(&record), stamp, stability());
+            let folded = lww::fold(held, written(&record), stamp, shared.stability(stamp));
             let row = match folded {
                 Folded::Unchanged => continue,
                 Folded::Store(row) => Some(row),

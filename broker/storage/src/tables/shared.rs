@@ -7,20 +7,21 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::id::{Position, StreamId};
-use anabranch_core::lww::Row;
+use anabranch_core::lww::{Row, Stability, Stamp};
 use anabranch_core::stream::StreamDefinition;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 
-use super::TablesOptions;
 use super::arena::At;
 use super::error::TablesError;
 use super::image::{Hash, Hasher, Image};
 use super::key::RowKey;
 use super::store::{Mark, Store};
 use super::stream_map::StreamMap;
+use super::{ALONE, TablesOptions};
 
 /// An image that no longer changes and is on its way into the store.
 pub(super) struct Frozen {
@@ -87,6 +88,16 @@ fn find_in<'a>(images: impl Iterator<Item = &'a Image>, hash: Hash, key: RowKey<
     Found::Below
 }
 
+/// What the flusher does.
+pub(super) enum Work {
+    /// Write this image into the store.
+    Flush(Arc<Frozen>),
+    /// Leave out stamps that are no longer needed.
+    Sweep,
+    /// End.
+    Stop,
+}
+
 /// Work for the flusher, the oldest first.
 #[derive(Default)]
 struct Queue {
@@ -107,6 +118,7 @@ pub(super) struct Shared {
     pub(super) streams: ArcSwap<StreamMap>,
     /// Copy of the state's position, for those who only want to know it.
     applied: AtomicU64,
+    watermark: AtomicU64,
     freezing: Mutex<()>,
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -119,6 +131,11 @@ impl Shared {
         mark: Mark,
         streams: StreamMap,
     ) -> Self {
+        // A broker that is alone has nobody to wait for.
+        let watermark = match options.with_others {
+            true => HybridTimestamp::ZERO,
+            false => ALONE,
+        };
         Self {
             options,
             store,
@@ -132,6 +149,7 @@ impl Shared {
             }),
             streams: ArcSwap::from_pointee(streams),
             applied: AtomicU64::new(mark.applied.get()),
+            watermark: AtomicU64::new(watermark.get()),
             freezing: Mutex::new(()),
             queue: Mutex::new(Queue::default()),
             changed: Condvar::new(),
@@ -266,17 +284,49 @@ impl Shared {
         }
     }
 
-    /// The oldest image to flush; waits for one. `None` when there is nothing more to do.
-    pub(super) fn next_to_flush(&self) -> Option<Arc<Frozen>> {
+    /// What the flusher does next; waits for it. Images go before the sweep, which can wait.
+    pub(super) fn next_work(&self, sweeping: bool) -> Work {
         let mut queue = self.queue.lock();
         loop {
             if queue.stopped {
-                return None;
+                return Work::Stop;
             }
             if let Some(frozen) = queue.waiting.front() {
-                return Some(Arc::clone(frozen));
+                return Work::Flush(Arc::clone(frozen));
+            }
+            if sweeping || self.wants_sweep() {
+                return Work::Sweep;
             }
             self.changed.wait(&mut queue);
+        }
+    }
+
+    /// Whether everything that is stored with a stamp can do without by now.
+    pub(super) fn wants_sweep(&self) -> bool {
+        let newest = self.store.kept().unstable_to;
+        newest > HybridTimestamp::ZERO && newest <= self.watermark()
+    }
+
+    /// Every write to come is stamped later.
+    pub(super) fn watermark(&self) -> HybridTimestamp {
+        HybridTimestamp::new(self.watermark.load(Ordering::Acquire))
+    }
+
+    pub(super) fn raise_watermark(&self, watermark: HybridTimestamp) {
+        self.watermark.fetch_max(watermark.get(), Ordering::AcqRel);
+        if self.wants_sweep() {
+            // Under the lock, so that the flusher does not miss it between its look and its wait.
+            drop(self.queue.lock());
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether a write needs its stamp.
+    #[inline]
+    pub(super) fn stability(&self, stamp: Stamp) -> Stability {
+        match stamp.timestamp <= self.watermark() {
+            true => Stability::Stable,
+            false => Stability::Unstable,
         }
     }
 

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::id::{BrokerId, Epoch, Origin, Position};
-use anabranch_core::lww::Stamp;
+use anabranch_core::lww::{Row, Stamp};
 use bytes::BufMut;
+use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind,
     IngestExternalFileOptions, LogLevel, Options, ReadOptions, Snapshot, SstFileWriter,
@@ -26,8 +27,8 @@ use super::key::KeySpan;
 
 /// Sorts before every row: rows have keys of eight bytes and more.
 const MARK_KEY: &[u8] = &[0];
-const MARK_VERSION: u8 = 1;
-const MARK_BYTES: usize = 29;
+const MARK_VERSION: u8 = 2;
+const MARK_BYTES: usize = 45;
 
 /// Compaction of level 0 begins at this many files: two of each flush, so every four flushes.
 const LEVEL0_TRIGGER: i32 = 8;
@@ -35,6 +36,9 @@ const LEVEL0_TRIGGER: i32 = 8;
 const LEVEL0_MOST: u64 = 24;
 /// How often a waiting flush looks. RocksDB tells nobody that a compaction has ended.
 const LEVEL0_POLL: Duration = Duration::from_millis(5);
+
+/// Stored rows that are looked at between two looks whether an image waits.
+const SWEPT_AT_ONCE: usize = 16 * 1024;
 
 /// Name of a file that says that a read found damage, so that the next start rebuilds.
 const DAMAGED_FILE: &str = "damaged";
@@ -62,17 +66,19 @@ impl Mark {
         },
     };
 
-    fn encode(self) -> Vec<u8> {
+    fn encode(self, kept: Kept) -> Vec<u8> {
         let mut out = Vec::with_capacity(MARK_BYTES);
         out.put_u8(MARK_VERSION);
         out.put_u64_le(self.applied.get());
         out.put_u64_le(self.newest.timestamp.get());
         out.put_u64_le(self.newest.origin.broker.get());
         out.put_u32_le(self.newest.origin.epoch.get());
+        out.put_u64_le(kept.stable_to.get());
+        out.put_u64_le(kept.unstable_to.get());
         out
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    fn decode(bytes: &[u8]) -> Option<(Self, Kept)> {
         let fields: &[u8; MARK_BYTES] = bytes.try_into().ok()?;
         let u64_at = |at: usize| {
             let mut field = [0; 8];
@@ -80,7 +86,11 @@ impl Mark {
             u64::from_le_bytes(field)
         };
         let epoch = u32::from_le_bytes([fields[25], fields[26], fields[27], fields[28]]);
-        (fields[0] == MARK_VERSION).then(|| Self {
+        let kept = Kept {
+            stable_to: HybridTimestamp::new(u64_at(29)),
+            unstable_to: HybridTimestamp::new(u64_at(37)),
+        };
+        let mark = Self {
             applied: Position::new(u64_at(1)),
             newest: Stamp {
                 timestamp: HybridTimestamp::new(u64_at(9)),
@@ -89,8 +99,25 @@ impl Mark {
                     epoch: Epoch::new(epoch),
                 },
             },
-        })
+        };
+        (fields[0] == MARK_VERSION).then_some((mark, kept))
     }
+}
+
+/// Which stamps the stored rows have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Kept {
+    /// Of writes up to this one, stamps and tombstones may have been dropped.
+    pub(super) stable_to: HybridTimestamp,
+    /// The newest stamp that is stored; zero when there is none.
+    pub(super) unstable_to: HybridTimestamp,
+}
+
+impl Kept {
+    const NOTHING: Self = Self {
+        stable_to: HybridTimestamp::ZERO,
+        unstable_to: HybridTimestamp::ZERO,
+    };
 }
 
 pub(super) struct Store {
@@ -98,6 +125,8 @@ pub(super) struct Store {
     options: Options,
     dir: PathBuf,
     next_file: AtomicU64,
+    /// As of the last ingestion, which only the flusher makes.
+    kept: Mutex<Kept>,
 }
 
 impl Store {
@@ -122,12 +151,14 @@ impl Store {
             options: rocks,
             dir: dir.to_owned(),
             next_file: AtomicU64::new(0),
+            kept: Mutex::new(Kept::NOTHING),
         };
-        let mark = store.read_mark()?;
+        let (mark, kept) = store.read_mark()?;
+        *store.kept.lock() = kept;
         Ok((store, mark))
     }
 
-    fn read_mark(&self) -> Result<Mark, TablesError> {
+    fn read_mark(&self) -> Result<(Mark, Kept), TablesError> {
         if let Some(bytes) = self.get(MARK_KEY, |mark| mark.map(<[u8]>::to_vec))? {
             return Mark::decode(&bytes)
                 .ok_or_else(|| self.damage("the applied position is of another version"));
@@ -136,7 +167,7 @@ impl Store {
         rows.begin()?;
         match rows.key() {
             Some(_) => Err(self.damage("there are rows but no applied position")),
-            None => Ok(Mark::START),
+            None => Ok((Mark::START, Kept::NOTHING)),
         }
     }
 
@@ -203,24 +234,49 @@ impl Store {
         TablesError::damaged(&self.dir, what)
     }
 
-    /// Makes the rows of an image and its mark part of the store, both or neither.
+    /// Which stamps are stored.
+    pub(super) fn kept(&self) -> Kept {
+        *self.kept.lock()
+    }
+
+    /// Makes the rows of an image and its mark part of the store, both or neither. Stamps and
+    /// tombstones of writes up to `watermark` are left out.
     pub(super) fn ingest(
         &self,
         image: &Image,
         order: &[At],
         mark: Mark,
+        watermark: HybridTimestamp,
     ) -> Result<(), TablesError> {
         let failed = |error| self.failed("written", &error);
-        let mut files = vec![self.write_mark(mark).map_err(failed)?];
+        let mut kept = self.kept();
+        kept.stable_to = kept.stable_to.max(watermark);
+        let mut rows = None;
         if !image.is_empty() {
-            files.push(self.write_rows(image, order).map_err(failed)?);
+            let (file, newest) = self.write_rows(image, order, watermark).map_err(failed)?;
+            kept.unstable_to = kept.unstable_to.max(newest);
+            rows = Some(file);
         }
+        self.ingest_files(rows, mark, kept)
+    }
+
+    /// Makes a file of rows, if there is one, and the mark part of the store, both or neither.
+    fn ingest_files(
+        &self,
+        rows: Option<PathBuf>,
+        mark: Mark,
+        kept: Kept,
+    ) -> Result<(), TablesError> {
+        let failed = |error| self.failed("written", &error);
+        let mut files = vec![self.write_mark(mark, kept).map_err(failed)?];
+        files.extend(rows);
         self.wait_for_level0();
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         self.db
             .ingest_external_file_opts(&options, files.clone())
             .map_err(failed)?;
+        *self.kept.lock() = kept;
         for file in files {
             // Ingesting links the file; our name for it is no longer needed.
             if let Err(error) = fs::remove_file(&file)
@@ -232,18 +288,24 @@ impl Store {
         Ok(())
     }
 
-    fn write_mark(&self, mark: Mark) -> Result<PathBuf, rocksdb::Error> {
+    fn write_mark(&self, mark: Mark, kept: Kept) -> Result<PathBuf, rocksdb::Error> {
         let path = self.staged();
         let mut writer = SstFileWriter::create(&self.options);
         writer.open(&path)?;
-        writer.put(MARK_KEY, mark.encode())?;
+        writer.put(MARK_KEY, mark.encode(kept))?;
         writer.finish()?;
         Ok(path)
     }
 
-    /// Deleted streams go into the same file as a range each: all of a file has one place in
-    /// RocksDB's order, and a range hides only what is older than itself.
-    fn write_rows(&self, image: &Image, order: &[At]) -> Result<PathBuf, rocksdb::Error> {
+    /// Gives the file and the newest stamp in it. Deleted streams go into the same file as a range
+    /// each: all of a file has one place in RocksDB's order, and a range hides only what is older
+    /// than itself.
+    fn write_rows(
+        &self,
+        image: &Image,
+        order: &[At],
+        watermark: HybridTimestamp,
+    ) -> Result<(PathBuf, HybridTimestamp), rocksdb::Error> {
         /// Entries whose cache lines are loaded together.
         const TOUCHED: usize = 64;
         let path = self.staged();
@@ -253,18 +315,75 @@ impl Store {
             let span = KeySpan::of_stream(stream);
             writer.delete_range(span.from, span.to)?;
         }
+        let mut newest = HybridTimestamp::ZERO;
         for places in order.chunks(TOUCHED) {
             image.touch_entries(places);
             for &at in places {
                 let entry = image.entry(at);
-                match entry.stored {
-                    Some(row) => writer.put(entry.key, row)?,
-                    None => writer.delete(entry.key)?,
+                match entry.stored.map(|row| stripped(row, watermark)) {
+                    Some(Stripped::Same(row, stamp)) => {
+                        newest = newest.max(stamp);
+                        writer.put(entry.key, row)?;
+                    }
+                    Some(Stripped::Row(row)) => writer.put(entry.key, row)?,
+                    Some(Stripped::Nothing) | None => writer.delete(entry.key)?,
                 }
             }
         }
         writer.finish()?;
-        Ok(path)
+        Ok((path, newest))
+    }
+
+    /// Leaves out the stamps and tombstones of writes up to `watermark` of some stored rows, from a
+    /// key on. Gives the key to go on from, or `None` at the end of all rows. Only the flusher may
+    /// call this: whatever is ingested replaces what is there.
+    pub(super) fn sweep(
+        &self,
+        from: Vec<u8>,
+        watermark: HybridTimestamp,
+    ) -> Result<Option<Vec<u8>>, TablesError> {
+        let failed = |error| self.failed("written", &error);
+        let span = KeySpan {
+            from,
+            ..KeySpan::all()
+        };
+        let mut rows = self.rows(&span, Caching::Bypass);
+        rows.begin()?;
+        let path = self.staged();
+        let mut writer = SstFileWriter::create(&self.options);
+        writer.open(&path).map_err(failed)?;
+        let mut changed = false;
+        for _ in 0..SWEPT_AT_ONCE {
+            let (Some(key), Some(row)) = (rows.key(), rows.stored()) else {
+                break;
+            };
+            match stripped(row, watermark) {
+                Stripped::Same(..) => {}
+                Stripped::Row(row) => {
+                    writer.put(key, row).map_err(failed)?;
+                    changed = true;
+                }
+                Stripped::Nothing => {
+                    writer.delete(key).map_err(failed)?;
+                    changed = true;
+                }
+            }
+            rows.advance()?;
+        }
+        let next = rows.key().map(<[u8]>::to_vec);
+        drop(rows);
+        let (mark, mut kept) = self.read_mark()?;
+        kept.stable_to = kept.stable_to.max(watermark);
+        if next.is_none() && kept.unstable_to <= watermark {
+            kept.unstable_to = HybridTimestamp::ZERO;
+        }
+        if changed {
+            writer.finish().map_err(failed)?;
+            self.ingest_files(Some(path), mark, kept)?;
+        } else if next.is_none() {
+            self.ingest_files(None, mark, kept)?;
+        }
+        Ok(next)
     }
 
     fn staged(&self) -> PathBuf {
@@ -305,6 +424,38 @@ impl Store {
     /// Rows, estimated.
     pub(super) fn row_count(&self) -> u64 {
         self.number(c"rocksdb.estimate-num-keys")
+    }
+}
+
+/// A stored row without what is no longer needed of it.
+enum Stripped<'a> {
+    /// Nothing of it can go; its stamp, or zero.
+    Same(&'a [u8], HybridTimestamp),
+    /// Its stamp went.
+    Row(Vec<u8>),
+    /// It was a tombstone.
+    Nothing,
+}
+
+/// Every write to come is stamped later than `watermark`, so it takes a row up to that with or
+/// without its stamp. What images and files hold was checked when it got there.
+fn stripped(stored: &[u8], watermark: HybridTimestamp) -> Stripped<'_> {
+    let Some((row, stamp)) = Row::decode(stored)
+        .ok()
+        .and_then(|row| Some((row, row.stamp?.timestamp)))
+    else {
+        return Stripped::Same(stored, HybridTimestamp::ZERO);
+    };
+    if stamp > watermark {
+        return Stripped::Same(stored, stamp);
+    }
+    match row.value {
+        None => Stripped::Nothing,
+        Some(_) => {
+            let mut out = Vec::with_capacity(stored.len());
+            Row { stamp: None, ..row }.encode(&mut out);
+            Stripped::Row(out)
+        }
     }
 }
 
@@ -409,9 +560,13 @@ mod tests {
                 },
             },
         };
-        let mut bytes = mark.encode();
-        assert_eq!(Mark::decode(&bytes), Some(mark));
-        bytes[0] = 2;
+        let kept = Kept {
+            stable_to: HybridTimestamp::new(11),
+            unstable_to: HybridTimestamp::new(12),
+        };
+        let mut bytes = mark.encode(kept);
+        assert_eq!(Mark::decode(&bytes), Some((mark, kept)));
+        bytes[0] = 1;
         assert_eq!(Mark::decode(&bytes), None);
         assert_eq!(Mark::decode(&bytes[1..]), None);
     }

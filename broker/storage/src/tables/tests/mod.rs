@@ -5,6 +5,7 @@ mod differential;
 pub(super) mod history;
 mod model;
 mod reading;
+mod regions;
 
 use std::path::Path;
 

@@ -6,13 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_core::batch::{BatchBuilder, Compression, NewRecord};
 use anabranch_core::id::{Position, StreamId};
-use anabranch_core::lww::{Row, Stamp};
 use anabranch_core::stream::MergeMode;
 use bytes::Bytes;
 use fastrand::Rng;
 
 use super::super::applier::Ahead;
-use super::super::key::RowKey;
 use super::super::plan::Opened;
 use super::super::{Applier, KeyRange, Tables, TablesOptions};
 use super::history::{History, batch, id};
@@ -307,53 +305,6 @@ fn values_of_megabytes_fit() {
         };
         tables.each_row(each).unwrap();
     }
-}
-
-/// Rows with a stamp come with the second broker; folding is ready for them.
-#[test]
-fn an_earlier_write_that_comes_later_leaves_a_stamped_row_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let (tables, mut applier, _) = table(dir.path());
-    let mut ahead = History::of(2);
-    for _ in 0..20 {
-        let frame = ahead.put("t", &[(b"other", Some(b"v"))]);
-        applier.apply(&[at(&tables, &frame)]).unwrap();
-    }
-    let held = ahead.put("t", &[(b"k", Some(b"later"))]);
-    let stamp = Stamp {
-        timestamp: held.header.timestamp,
-        origin: held.header.origin,
-    };
-    let row = Row {
-        value: Some(b"later"),
-        stamp: Some(stamp),
-    };
-    let name = RowKey::new(id("t"), b"k");
-    let hash = tables.shared.hasher.hash(name);
-    tables
-        .shared
-        .state
-        .write()
-        .active
-        .put(hash, name, Some(row));
-    // In the active image, then in the store.
-    for _ in 0..2 {
-        let earlier = History::of(1).put("t", &[(b"k", Some(b"earlier")), (b"l", Some(b"v"))]);
-        applier.apply(&[at(&tables, &earlier)]).unwrap();
-        assert_eq!(tables.get(id("t"), b"k").unwrap().unwrap(), &b"later"[..]);
-        assert!(tables.get(id("t"), b"l").unwrap().is_some());
-        applier.flush().unwrap();
-    }
-    let latest = ahead.put("t", &[(b"k", Some(b"latest"))]);
-    applier.apply(&[at(&tables, &latest)]).unwrap();
-    assert_eq!(tables.get(id("t"), b"k").unwrap().unwrap(), &b"latest"[..]);
-}
-
-/// The frame at the next place of the log.
-fn at(tables: &Tables, frame: &Frame) -> Frame {
-    let mut commit = (***frame).clone();
-    commit.position = tables.applied();
-    Durable::new(Arc::new(commit))
 }
 
 #[test]
