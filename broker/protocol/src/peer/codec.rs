@@ -232,7 +232,7 @@ mod tests {
     use anabranch_core::batch::{BatchBuilder, NewRecord};
     use anabranch_core::frame::Commit;
     use anabranch_core::gap::GapBuilder;
-    use anabranch_core::id::{PartitionId, Position, StreamId};
+    use anabranch_core::id::{PartitionId, StreamId};
     use anabranch_core::sequencer::{Foreign, Publish, Sequencer};
     use proptest::prelude::*;
 

@@ -16,7 +16,7 @@ use anabranch_storage::log::{
     CleanError, Cleaner, Filter, Log, LogOptions, LogReader, OpenError, Opened, ReadError,
 };
 use anabranch_storage::tables::{self, Applier, Tables, TablesError, TablesOptions};
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
@@ -25,7 +25,7 @@ use super::regions::{Begin, Regions};
 use super::subscription::SNAPSHOTS;
 use super::tail::Tail;
 use super::upkeep::{Chore, Upkeep};
-use super::writer::{Request, Writer};
+use super::writer::{Request, Run, Writer};
 use super::{Node, Phase, Running, applier};
 use crate::config::Config;
 
@@ -246,20 +246,7 @@ fn run(
         let phase = Arc::clone(&node.phase);
         move || writer.run(&|reason| fail(&phase, "the log cannot be written", reason))
     })?;
-    let folding = spawn("applier", {
-        let (phase, running) = (Arc::clone(&node.phase), Arc::clone(&running));
-        move || {
-            if let Err(reason) = applier::run(
-                applier,
-                &running.tables,
-                &runs,
-                &running.applied,
-                &running.regions,
-            ) {
-                fail(&phase, "the tables cannot be written", &reason);
-            }
-        }
-    })?;
+    let folding = spawn_applier(node, &running, applier, runs)?;
     let upkeep = Upkeep::start(&running, cleaner, asked, config, data_dir.path())
         .map_err(|error| StartError::System(error.to_string()))?;
     if node.running.set(Arc::clone(&running)).is_err() {
@@ -273,6 +260,26 @@ fn run(
         applier: folding,
         upkeep,
         _data_dir: data_dir,
+    })
+}
+
+fn spawn_applier(
+    node: &Node,
+    running: &Arc<Running>,
+    applier: Applier,
+    runs: Receiver<Run>,
+) -> Result<JoinHandle<()>, StartError> {
+    let (phase, running) = (Arc::clone(&node.phase), Arc::clone(running));
+    spawn("applier", move || {
+        let Running {
+            tables,
+            applied,
+            regions,
+            ..
+        } = &*running;
+        if let Err(reason) = applier::run(applier, tables, &runs, applied, regions) {
+            fail(&phase, "the tables cannot be written", &reason);
+        }
     })
 }
 
