@@ -36,14 +36,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anabranch_core::exchange::Ask;
-use anabranch_core::frame::Commit;
 use anabranch_core::id::{BrokerId, ClusterId, Origin, Position, RegionName, StreamId};
 use anabranch_core::sequencer::Foreign;
 use anabranch_core::vector::{Cursor, Token, VersionVector};
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::{Heads, Hello};
 use anabranch_protocol::ws::Durability;
-use anabranch_storage::durable::Durable;
 use anabranch_storage::log::{Filter, LogReader};
 use anabranch_storage::tables::Tables;
 use crossbeam_channel::Sender;
@@ -66,7 +64,7 @@ pub(crate) use tail::{Delivered, MessageKey};
 use publish::{Budget, Reply, Submission};
 use tail::Tail;
 use upkeep::Chore;
-use writer::Request;
+use writer::{Request, Run};
 
 use crate::config::Limits;
 
@@ -386,7 +384,7 @@ impl Running {
         ask: &Ask,
         from: Position,
         max_bytes: usize,
-    ) -> Result<(Vec<Durable<Arc<Commit>>>, Position), Error> {
+    ) -> Result<(Run, Position), Error> {
         let chunk = self.reader.read(from, &Filter::All, max_bytes);
         let mut chunk = chunk.map_err(|error| error::unreadable(&error))?;
         chunk.commits.retain(|commit| ask.wants(&commit.header));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anabranch_core::batch::{BatchBuilder, NewRecord};
-use anabranch_core::id::{BrokerId, ClusterId, PartitionId, StreamId, StreamName};
+use anabranch_core::id::{BrokerId, ClusterId, PartitionId, RegionName, StreamId, StreamName};
 use anabranch_core::stream::{MergeMode, StreamDefinition};
 use anabranch_storage::data_dir::Identity;
 use anabranch_storage::disk::{Fault, MemoryDisk};
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
 use super::super::publish::Group;
+use super::super::regions::Begin;
 use super::*;
 
 /// A writer, and what its threads would hold.
@@ -42,7 +43,18 @@ impl Scene {
         let (applier, runs) = crossbeam_channel::unbounded();
         let next = opened.reader.next_position();
         let seen = opened.sequencer.vector();
+        let regions = Regions::new(Begin {
+            own: opened.sequencer.origin(),
+            region: RegionName::parse("here").unwrap(),
+            report: opened.sequencer.report(),
+            durable: next,
+            tables: tables.clone(),
+            expected: None,
+        });
         let writer = Writer {
+            holding: Holding::default(),
+            regions: Arc::new(regions),
+            durable: Arc::new(watch::Sender::new(next)),
             sequencer: opened.sequencer,
             log: opened.log,
             inbox: crossbeam_channel::unbounded().1,
@@ -88,7 +100,7 @@ impl Scene {
         let mut gathered = Gathered::default();
         let ended = self
             .writer
-            .one_group(Request::Publish(submission), &mut gathered);
+            .one_group(Some(Request::Publish(submission)), &mut gathered);
         (answer.try_recv().ok(), ended)
     }
 }

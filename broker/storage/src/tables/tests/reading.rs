@@ -1,7 +1,6 @@
 //! What readers see while frames are applied.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_core::batch::{BatchBuilder, Compression, NewRecord};
@@ -16,7 +15,6 @@ use super::super::{Applier, KeyRange, Tables, TablesOptions};
 use super::history::{History, batch, id};
 use super::model::Frame;
 use super::{open, small};
-use crate::durable::Durable;
 
 const ACCOUNTS: u32 = 1_000;
 const BALANCE: u64 = 1_000;
