@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::frame::FrameHeader;
+use crate::gap::Gap;
 use crate::id::{BrokerId, Origin, Sequence};
 use crate::vector::VersionVector;
 
@@ -31,8 +32,22 @@ impl Ask {
     /// Whether a frame is asked for.
     #[must_use]
     pub fn wants(&self, header: &FrameHeader) -> bool {
-        self.of.contains(&header.origin.broker)
-            && !self.held.contains(header.origin, header.sequence)
+        self.beyond(header.origin)
+            .is_some_and(|held| header.sequence > held)
+    }
+
+    /// The frame beyond which those of an origin are asked for; `None` if none of them are.
+    #[must_use]
+    pub fn beyond(&self, origin: Origin) -> Option<Sequence> {
+        let asked = self.of.contains(&origin.broker);
+        asked.then(|| self.held.get(origin))
+    }
+
+    /// What of a gap is asked for: its end, if its beginning is held.
+    #[must_use]
+    pub fn cut(&self, gap: Gap) -> Option<Gap> {
+        let held = self.beyond(gap.origin)?;
+        gap.beyond(held)
     }
 }
 

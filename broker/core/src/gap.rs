@@ -65,6 +65,20 @@ impl Gap {
         Position::new(self.position.get() + self.frames)
     }
 
+    /// What of it comes after a frame of its origin: nothing, its end or all of it. The context
+    /// stays; so it may name frames that those that are left did not name.
+    #[must_use]
+    pub fn beyond(mut self, held: Sequence) -> Option<Self> {
+        if self.last() <= held {
+            return None;
+        }
+        let known = held.next().get().saturating_sub(self.first.get());
+        self.position = Position::new(self.position.get() + known);
+        self.first = self.first.max(held.next());
+        self.frames -= known;
+        Some(self)
+    }
+
     /// Appends all but the position.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64_le(self.origin.broker.get());

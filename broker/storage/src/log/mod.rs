@@ -10,6 +10,8 @@
 //! |---|---|
 //! | `writer` | [`Log`]: group commit, rolling, closing |
 //! | `reader` | [`LogReader`]: reading by position, stream, vector, time and offset |
+//! | `ship` | [`Shipment`]: reading what a peer asks for |
+//! | `fetch` | reading the entries that an index names |
 //! | `recover` | opening a log, whatever state it was left in |
 //! | `verify` | [`verify()`]: every checksum and every cross-reference |
 //! | `clean` | [`Cleaner`]: retention, compaction, rewriting, the floor |
@@ -24,6 +26,7 @@
 
 mod clean;
 mod entry;
+mod fetch;
 mod fields;
 mod gap;
 mod group;
@@ -38,6 +41,7 @@ mod seal;
 mod segment;
 mod settled;
 mod shared;
+mod ship;
 mod trims;
 mod verify;
 mod writer;
@@ -54,6 +58,7 @@ pub use recover::{Damage, OpenError, Opened, Progress, Recovery};
 pub use room::most_entry_bytes;
 pub use segment::SegmentFault;
 pub use settled::settled_segments;
+pub use ship::{Shipment, Shipped};
 pub use verify::{Event, Finding, Verified, VerifyError, verify};
 pub use writer::{Log, WriteError};
 

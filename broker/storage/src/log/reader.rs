@@ -4,29 +4,15 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anabranch_core::frame::{Commit, PartHeader};
+use anabranch_core::frame::Commit;
 use anabranch_core::id::{Offset, Origin, PartitionId, Position, Sequence, StreamId};
 use anabranch_core::vector::VersionVector;
 
-use super::entry::{Entry, EntryFault};
-use super::fields::length;
-use super::index::{Filter, Plan, Planned};
-use super::scan::read_range;
-use super::segment::SegmentId;
+use super::fetch::{MOST_RETRIES, Wanted, unloadable};
+use super::index::Filter;
+use super::scan::Found;
 use super::shared::{LoadError, Loaded, Segment, Shared};
-use super::trims::Trims;
-use crate::disk::DiskFile;
 use crate::durable::Durable;
-
-/// Entries that are not wanted are read along when they lie between wanted ones and are shorter
-/// than this: it takes less time than another read.
-const GAP_BYTES: u64 = 64 << 10;
-
-/// Most bytes of one read, unless a single entry is longer.
-const RUN_BYTES: u64 = 8 << 20;
-
-/// How often a read begins anew because the cleaner has replaced the segment meanwhile.
-const MOST_RETRIES: usize = 8;
 
 /// Why a part of the log could not be read. The rest of it can.
 #[derive(Debug, thiserror::Error)]
@@ -74,24 +60,6 @@ pub struct Chunk {
 #[derive(Clone, Debug)]
 pub struct LogReader {
     shared: Arc<Shared>,
-}
-
-/// A part of one file that is to be read.
-struct Work {
-    file: Arc<dyn DiskFile>,
-    path: PathBuf,
-    id: SegmentId,
-    plan: Plan,
-    trims: Arc<Trims>,
-}
-
-/// Where a read begins.
-enum Place {
-    /// In the active segment, or nowhere if that holds nothing that is wanted.
-    Active(Work),
-    Sealed(Arc<Segment>, Arc<Trims>),
-    /// Nothing wanted before this position.
-    Skip(Position),
 }
 
 impl LogReader {
@@ -158,62 +126,15 @@ impl LogReader {
         filter: &Filter,
         max_bytes: usize,
     ) -> Result<Chunk, ReadError> {
-        let mut from = from;
-        let mut retries = 0;
-        loop {
-            let work = match self.place(from, filter, max_bytes) {
-                Place::Skip(next) => {
-                    from = next;
-                    continue;
-                }
-                Place::Active(work) => work,
-                Place::Sealed(segment, trims) => match self.shared.load(&segment) {
-                    Err(LoadError::Replaced) if retries < MOST_RETRIES => {
-                        retries += 1;
-                        continue;
-                    }
-                    Err(error) => return Err(unloadable(&segment, from, error)),
-                    Ok(loaded) => Work {
-                        file: Arc::clone(&loaded.file),
-                        path: loaded.path.clone(),
-                        id: loaded.id,
-                        plan: loaded.index.plan(from, filter, max_bytes),
-                        trims,
-                    },
-                },
-            };
-            let next = work.plan.next;
-            if !work.plan.entries.is_empty() || next >= self.next_position() {
-                let commits = work.read(filter)?;
-                let next = next.max(from);
-                return Ok(Chunk { commits, next });
+        let fetched = self.fetch(from, &Wanted::Parts(filter), max_bytes)?;
+        let mut commits = Vec::with_capacity(fetched.found.len());
+        for found in fetched.found {
+            if let Found::Entry(entry) = found {
+                commits.push(Durable::new(Arc::new(entry.commit)));
             }
-            from = next;
         }
-    }
-
-    fn place(&self, from: Position, filter: &Filter, max_bytes: usize) -> Place {
-        let state = self.shared.state.read();
-        let kept = filter
-            .stream()
-            .map_or_else(Position::default, |s| state.trims.of(s));
-        let wanted = from.max(state.start()).max(kept);
-        if wanted > from && wanted <= state.next() {
-            return Place::Skip(wanted);
-        }
-        match state.segment_of(from) {
-            Some(segment) if filter.may_match(&segment.summary) => {
-                Place::Sealed(Arc::clone(segment), Arc::clone(&state.trims))
-            }
-            Some(segment) => Place::Skip(segment.summary.next),
-            None => Place::Active(Work {
-                file: Arc::clone(&state.active.file),
-                path: state.active.path.clone(),
-                id: state.active.id,
-                plan: state.active.index.plan(from, filter, max_bytes),
-                trims: Arc::clone(&state.trims),
-            }),
-        }
+        let next = fetched.next;
+        Ok(Chunk { commits, next })
     }
 
     /// All frames at positions before this one.
@@ -414,7 +335,7 @@ impl LogReader {
 
     /// A position found by a segment's index; the segment's first if that cannot be read: then
     /// more is read than is needed, and nothing left out.
-    fn found_in(
+    pub(super) fn found_in(
         &self,
         segment: &Arc<Segment>,
         find: impl FnOnce(&Loaded) -> Option<u32>,
@@ -428,80 +349,4 @@ impl LogReader {
             }
         }
     }
-}
-
-fn unloadable(segment: &Segment, position: Position, error: LoadError) -> ReadError {
-    let damaged = |what: &str| ReadError::Damaged {
-        path: segment.path.clone(),
-        offset: segment.summary.entries_end,
-        position,
-        next: segment.summary.next,
-        what: what.to_owned(),
-    };
-    match error {
-        LoadError::Io(source) => ReadError::Io {
-            path: segment.path.clone(),
-            position,
-            source,
-        },
-        LoadError::Replaced => damaged("the file is gone, or is another segment"),
-        LoadError::Index(what) => damaged(what),
-    }
-}
-
-impl Work {
-    fn read(&self, filter: &Filter) -> Result<Vec<Durable<Arc<Commit>>>, ReadError> {
-        let mut commits = Vec::with_capacity(self.plan.entries.len());
-        let mut rest = self.plan.entries.as_slice();
-        while let Some(first) = rest.first() {
-            let run = run_length(rest);
-            let (now, later) = rest.split_at(run);
-            let last = now.last().unwrap_or(first);
-            let bytes = last.at + length(last.length) - first.at;
-            let read =
-                read_range(&*self.file, first.at, bytes).map_err(|source| ReadError::Io {
-                    path: self.path.clone(),
-                    position: first.position,
-                    source,
-                })?;
-            for entry in now {
-                let from = usize::try_from(entry.at - first.at).expect("a run fits memory");
-                let bytes = read.slice(from..from + entry.length);
-                let found = Entry::read(&bytes, self.id.seed(), entry.position, &|part| {
-                    self.wants(part, entry.position, filter)
-                });
-                let found = found.map_err(|fault| self.damaged(entry, &fault))?;
-                commits.push(Durable::new(Arc::new(found.commit)));
-            }
-            rest = later;
-        }
-        Ok(commits)
-    }
-
-    fn wants(&self, part: &PartHeader, position: Position, filter: &Filter) -> bool {
-        filter.wants(part) && (self.trims.is_empty() || position >= self.trims.of(part.stream))
-    }
-
-    fn damaged(&self, entry: &Planned, fault: &EntryFault) -> ReadError {
-        ReadError::Damaged {
-            path: self.path.clone(),
-            offset: entry.at,
-            position: entry.position,
-            next: entry.position.next(),
-            what: fault.to_string(),
-        }
-    }
-}
-
-/// How many of these entries are read at once.
-fn run_length(entries: &[Planned]) -> usize {
-    let Some(first) = entries.first() else {
-        return 0;
-    };
-    let joins = |pair: &[Planned]| {
-        let end = pair[0].at + length(pair[0].length);
-        let to = pair[1].at + length(pair[1].length);
-        pair[1].at - end <= GAP_BYTES && to - first.at <= RUN_BYTES
-    };
-    1 + entries.windows(2).take_while(|pair| joins(pair)).count()
 }

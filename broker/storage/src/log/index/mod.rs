@@ -10,6 +10,7 @@ mod spans;
 mod summary;
 
 use anabranch_core::clock::HybridTimestamp;
+use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Commit;
 use anabranch_core::gap::Gap;
 use anabranch_core::id::{Offset, Origin, PartitionId, Position, Sequence, StreamId};
@@ -326,6 +327,15 @@ impl SegmentIndex {
         &self.origins[usize::from(number)]
     }
 
+    /// The place in `origins` of an entry's.
+    fn origin_number(&self, entry: u32) -> usize {
+        self.origin_of
+            .get(entry as usize)
+            .copied()
+            .unwrap_or(0)
+            .into()
+    }
+
     /// The frames of all entries before this one, and of the segments before.
     pub(crate) fn vector_before(&self, entry: u32) -> VersionVector {
         let mut vector = self.base.clone();
@@ -381,6 +391,15 @@ impl SegmentIndex {
             self.locate(range.origin, next)
         };
         self.origins.iter().filter_map(first_missing).min()
+    }
+
+    /// The first entry that holds a frame that is asked for.
+    pub(crate) fn first_asked(&self, ask: &Ask) -> Option<u32> {
+        let first_asked = |range: &OriginRange| {
+            let next = ask.beyond(range.origin)?.next().max(range.first);
+            self.locate(range.origin, next)
+        };
+        self.origins.iter().filter_map(first_asked).min()
     }
 
     /// The first entry stamped at or after this millisecond.

@@ -3,13 +3,18 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
+use anabranch_core::exchange::Ask;
 use anabranch_core::frame::PartHeader;
-use anabranch_core::id::{PartitionId, Position, StreamId};
+use anabranch_core::id::{Origin, PartitionId, Position, StreamId};
 
 use super::{Extent, SegmentIndex, Summary};
 
 /// Most entries of one plan: bounds what is copied under a lock.
 const MOST_ENTRIES: usize = 4096;
+
+/// Most entries that one plan looks at: a tenth of a millisecond, for which a writer may have to
+/// wait.
+const MOST_LOOKED_AT: usize = 65_536;
 
 /// Which parts a reader wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,10 +25,12 @@ pub enum Filter {
     Stream(StreamId),
     /// Those of some partitions of one stream.
     Partitions(StreamId, BTreeSet<PartitionId>),
+    /// What the other filter wants, of frames of this origin only.
+    OfOrigin(Origin, Box<Filter>),
 }
 
 impl Filter {
-    /// Whether a part is wanted.
+    /// Whether a part is wanted, if its frame is; see [`Filter::wants_origin`].
     #[must_use]
     pub fn wants(&self, part: &PartHeader) -> bool {
         match self {
@@ -32,6 +39,16 @@ impl Filter {
             Self::Partitions(stream, partitions) => {
                 part.stream == *stream && partitions.contains(&part.partition)
             }
+            Self::OfOrigin(_, of_it) => of_it.wants(part),
+        }
+    }
+
+    /// Whether frames of an origin are wanted.
+    #[must_use]
+    pub fn wants_origin(&self, origin: Origin) -> bool {
+        match self {
+            Self::OfOrigin(only, of_it) => *only == origin && of_it.wants_origin(origin),
+            Self::All | Self::Stream(_) | Self::Partitions(..) => true,
         }
     }
 
@@ -41,18 +58,24 @@ impl Filter {
         match self {
             Self::All => None,
             Self::Stream(stream) | Self::Partitions(stream, _) => Some(*stream),
+            Self::OfOrigin(_, of_it) => of_it.stream(),
         }
     }
 
     fn wants_partition(&self, partition: PartitionId) -> bool {
         match self {
             Self::Partitions(_, wanted) => wanted.contains(&partition),
+            Self::OfOrigin(_, of_it) => of_it.wants_partition(partition),
             Self::All | Self::Stream(_) => true,
         }
     }
 
     /// Whether a segment may hold something that is wanted.
     pub(crate) fn may_match(&self, summary: &Summary) -> bool {
+        let mut origins = summary.origins.iter();
+        if !origins.any(|range| self.wants_origin(range.origin)) {
+            return false;
+        }
         match self.stream() {
             None => true,
             Some(stream) => summary
@@ -70,6 +93,9 @@ pub(crate) struct Planned {
     /// Where in the file.
     pub(crate) at: u64,
     pub(crate) length: usize,
+    /// The position behind it.
+    pub(crate) next: Position,
+    pub(crate) is_gap: bool,
 }
 
 /// Entries to be read, in order.
@@ -85,30 +111,72 @@ impl SegmentIndex {
     /// at least one if there is any.
     pub(crate) fn plan(&self, from: Position, filter: &Filter, max_bytes: usize) -> Plan {
         let from = self.entry_of(from);
-        let mut taken = Taken {
-            index: self,
-            entries: Vec::new(),
-            bytes: 0,
-            max_bytes,
-        };
-        let last = match filter.stream() {
+        let origins: Vec<_> = self.origins.iter().map(|range| range.origin).collect();
+        let origins: Vec<_> = origins.iter().map(|&o| filter.wants_origin(o)).collect();
+        let wanted = |entry: u32| origins[self.origin_number(entry)];
+        match filter.stream() {
             None => {
                 let entries = from..self.entry_of(self.next());
-                taken.take_while_room(entries.filter(|&entry| !self.is_gap(entry)))
+                self.take(entries, &|e| wanted(e) && !self.is_gap(e), max_bytes)
             }
             Some(stream) => {
                 let lists = self.lists_of(stream, filter, from);
                 match lists.as_slice() {
-                    [] => None,
-                    [only] => taken.take_while_room(live(only)),
-                    many => taken.take_while_room(Merged::of(many)),
+                    [only] => self.take(live(only), &wanted, max_bytes),
+                    many => self.take(Merged::of(many), &wanted, max_bytes),
                 }
             }
+        }
+    }
+
+    /// The entries from `from` on that hold something asked for, and the gaps.
+    pub(crate) fn plan_asked(&self, from: Position, ask: &Ask, max_bytes: usize) -> Plan {
+        let beyond: Vec<_> = self
+            .origins
+            .iter()
+            .map(|range| ask.beyond(range.origin))
+            .collect();
+        let wanted = |entry: u32| {
+            let held = beyond[self.origin_number(entry)];
+            held.is_some_and(|held| self.last_frame(entry).1 > held)
         };
-        let next = last.map_or(self.next(), |entry| self.position_of(entry).next());
+        let entries = self.entry_of(from)..self.entry_of(self.next());
+        self.take(entries, &wanted, max_bytes)
+    }
+
+    /// Takes what is wanted of these entries.
+    fn take(
+        &self,
+        entries: impl Iterator<Item = u32>,
+        wanted: &dyn Fn(u32) -> bool,
+        max_bytes: usize,
+    ) -> Plan {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        for (looked_at, entry) in entries.enumerate() {
+            let full = bytes >= max_bytes || taken.len() >= MOST_ENTRIES;
+            if (full && !taken.is_empty()) || looked_at >= MOST_LOOKED_AT {
+                return Plan {
+                    entries: taken,
+                    next: self.position_of(entry),
+                };
+            }
+            if !wanted(entry) {
+                continue;
+            }
+            let (at, length) = self.place(entry as usize);
+            bytes += length;
+            taken.push(Planned {
+                position: self.position_of(entry),
+                at,
+                length,
+                next: self.position_of(entry + 1),
+                is_gap: self.is_gap(entry),
+            });
+        }
         Plan {
-            entries: taken.entries,
-            next,
+            entries: taken,
+            next: self.next(),
         }
     }
 
@@ -165,32 +233,5 @@ impl Iterator for Merged<'_> {
                 return Some(entry);
             }
         }
-    }
-}
-
-struct Taken<'a> {
-    index: &'a SegmentIndex,
-    entries: Vec<Planned>,
-    bytes: usize,
-    max_bytes: usize,
-}
-
-impl Taken<'_> {
-    /// The last entry taken when the room ended before the entries did.
-    fn take_while_room(&mut self, entries: impl Iterator<Item = u32>) -> Option<u32> {
-        for entry in entries {
-            let full = self.bytes >= self.max_bytes || self.entries.len() >= MOST_ENTRIES;
-            if full && let Some(last) = self.entries.last() {
-                return Some(self.index.entry_of(last.position));
-            }
-            let (at, length) = self.index.place(entry as usize);
-            self.bytes += length;
-            self.entries.push(Planned {
-                position: self.index.position_of(entry),
-                at,
-                length,
-            });
-        }
-        None
     }
 }

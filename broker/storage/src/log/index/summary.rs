@@ -1,6 +1,7 @@
 //! What is kept in memory of every segment, to know which index is worth reading.
 
 use anabranch_core::clock::HybridTimestamp;
+use anabranch_core::exchange::Ask;
 use anabranch_core::id::{Offset, Origin, PartitionId, Position, Sequence, StreamId};
 use anabranch_core::vector::VersionVector;
 
@@ -86,6 +87,14 @@ impl Summary {
         self.origins
             .iter()
             .any(|range| range.last > seen.get(range.origin))
+    }
+
+    /// Whether it holds a frame that is asked for.
+    pub(crate) fn has_asked(&self, ask: &Ask) -> bool {
+        self.origins.iter().any(|range| {
+            let held = ask.beyond(range.origin);
+            held.is_some_and(|held| range.last > held)
+        })
     }
 
     /// The partitions of a stream.

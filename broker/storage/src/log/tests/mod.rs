@@ -7,6 +7,7 @@ mod epochs;
 mod gaps;
 mod reading;
 mod regions;
+mod shipping;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

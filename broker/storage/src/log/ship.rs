@@ -1,0 +1,93 @@
+//! What a link takes from the log: the frames that a peer asks for, in the order of this log.
+//!
+//! Frames of other origins are passed over by the index. With seven regions a log holds seven times
+//! of what each of its links ships.
+
+use std::sync::Arc;
+
+use anabranch_core::exchange::Ask;
+use anabranch_core::frame::Commit;
+use anabranch_core::gap::Gap;
+use anabranch_core::id::Position;
+
+use super::fetch::Wanted;
+use super::reader::{LogReader, ReadError};
+use super::scan::Found;
+use super::shared::Segment;
+use crate::durable::Durable;
+
+/// A part of what a peer asked for.
+#[derive(Clone, Debug)]
+pub struct Shipment {
+    /// In the order of the log.
+    pub items: Vec<Shipped>,
+    /// Where to go on.
+    pub next: Position,
+}
+
+/// What is shipped at once.
+#[derive(Clone, Debug)]
+pub enum Shipped {
+    /// A frame, with what retention and compaction have left of its batches.
+    Frame(Durable<Arc<Commit>>),
+    /// What is left of frames of which nothing is left, at most one of each origin: just what was
+    /// asked for. Their positions and parts are this log's, and mean nothing elsewhere.
+    Gaps(Vec<Gap>),
+}
+
+impl LogReader {
+    /// The frames from `from` on that are asked for, until they are `max_bytes` together, but at
+    /// least one if there is any. Where nothing more follows, the shipment is empty and its `next`
+    /// is [`LogReader::next_position`] or near it.
+    ///
+    /// # Errors
+    /// When what is to be read is damaged or cannot be read.
+    pub fn ship(&self, from: Position, ask: &Ask, max_bytes: usize) -> Result<Shipment, ReadError> {
+        let fetched = self.fetch(from, &Wanted::Frames(ask), max_bytes)?;
+        let mut items = Vec::with_capacity(fetched.found.len());
+        for found in fetched.found {
+            match found {
+                Found::Entry(entry) => {
+                    items.push(Shipped::Frame(Durable::new(Arc::new(entry.commit))));
+                }
+                Found::Gap(stored) => {
+                    if let Some(gap) = ask.cut(stored.gap) {
+                        add_gap(&mut items, gap);
+                    }
+                }
+            }
+        }
+        let next = fetched.next;
+        Ok(Shipment { items, next })
+    }
+
+    /// The smallest position that holds a frame that is asked for; [`LogReader::next_position`] if
+    /// there is none.
+    #[must_use]
+    pub fn ship_from(&self, ask: &Ask) -> Position {
+        let segment = {
+            let state = self.shared().state.read();
+            let has_asked = |s: &&Arc<Segment>| s.summary.has_asked(ask);
+            match state.segments.iter().find(has_asked) {
+                Some(segment) => Arc::clone(segment),
+                None => {
+                    let index = &state.active.index;
+                    return index
+                        .first_asked(ask)
+                        .map_or_else(|| state.next(), |entry| index.position_of(entry));
+                }
+            }
+        };
+        self.found_in(&segment, |loaded| loaded.index.first_asked(ask))
+    }
+}
+
+/// Adds a gap to those before it, if they are the last item and none of them is of its origin.
+fn add_gap(items: &mut Vec<Shipped>, gap: Gap) {
+    match items.last_mut() {
+        Some(Shipped::Gaps(gaps)) if gaps.iter().all(|held| held.origin != gap.origin) => {
+            gaps.push(gap);
+        }
+        _ => items.push(Shipped::Gaps(vec![gap])),
+    }
+}
