@@ -17,15 +17,17 @@ pub(super) fn spawn(shared: &Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
 }
 
 fn run(shared: &Shared) {
+    // Where it is, and the watermark it began with: what an image brings meanwhile may lie behind
+    // it, and must be left for the next one.
     let mut sweep = None;
     loop {
         let done = match shared.next_work(sweep.is_some()) {
             Work::Flush(frozen) => flush(shared, &frozen).map(|()| shared.flushed()),
             Work::Sweep => {
-                // From the first row on, where no sweep is under way.
-                let from = sweep.take().unwrap_or_else(|| KeySpan::all().from);
-                let swept = shared.store.sweep(from, shared.watermark());
-                swept.map(|next| sweep = next)
+                let begin = || (KeySpan::all().from, shared.watermark());
+                let (from, watermark) = sweep.take().unwrap_or_else(begin);
+                let swept = shared.store.sweep(from, watermark);
+                swept.map(|next| sweep = next.map(|next| (next, watermark)))
             }
             Work::Stop => return,
         };

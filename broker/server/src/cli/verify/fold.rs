@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use anabranch_core::id::{Position, StreamId};
+use anabranch_core::lww::Row;
 use anabranch_storage::data_dir::DataDir;
 use anabranch_storage::disk::RealDisk;
 use anabranch_storage::log::{Filter, Log, LogOptions, LogReader};
@@ -41,8 +42,9 @@ pub(super) struct Compared {
     pub(super) position: Position,
 }
 
-/// A row in its stored form.
-type Stored = (StreamId, Vec<u8>, Vec<u8>);
+/// A row: its stream, its key, its value. How long stamps and tombstones are kept depends on when
+/// other brokers were heard of, so they are not compared.
+type Shown = (StreamId, Vec<u8>, Vec<u8>);
 
 /// Tells every row that is not what the log makes of it.
 pub(super) fn compare(
@@ -57,7 +59,12 @@ pub(super) fn compare(
     let opened = Log::open(Arc::new(RealDisk), &dir, options, &mut |_| ())
         .context("the log was verified, but cannot be opened")?;
     let reader = &opened.reader;
-    let (held, applier) = match Tables::open(&replica.tables(), TablesOptions::default()) {
+    // Frames of several brokers may lie in any order of their stamps.
+    let options = TablesOptions {
+        with_others: true,
+        ..TablesOptions::default()
+    };
+    let (held, applier) = match Tables::open(&replica.tables(), options) {
         Ok(held) => held,
         Err(error @ TablesError::Damaged { .. }) => {
             found(&error.to_string())?;
@@ -73,7 +80,7 @@ pub(super) fn compare(
         return Ok(Compared::nothing(applied));
     }
     fold(reader, &held, applier)?;
-    let (folded, applier) = Tables::open(&replica.folded(), TablesOptions::default())?;
+    let (folded, applier) = Tables::open(&replica.folded(), options)?;
     fold(reader, &folded, applier)?;
     let names = Names(folded.streams());
     let rows = compare_all(&held, &folded, &mut |what| found(&names.describe(&what)))?;
@@ -138,7 +145,7 @@ fn compare_all(
     Ok(rows)
 }
 
-fn order(left: Option<&Stored>, right: Option<&Stored>) -> Option<Ordering> {
+fn order(left: Option<&Shown>, right: Option<&Shown>) -> Option<Ordering> {
     match (left, right) {
         (None, None) => None,
         (Some(_), None) => Some(Ordering::Less),
@@ -147,7 +154,7 @@ fn order(left: Option<&Stored>, right: Option<&Stored>) -> Option<Ordering> {
     }
 }
 
-fn difference(left: Option<Stored>, right: Option<Stored>) -> Option<Difference> {
+fn difference(left: Option<Shown>, right: Option<Shown>) -> Option<Difference> {
     let (what, (stream, key, _)) = match (left, right) {
         (Some(left), Some(right)) if left == right => return None,
         (Some(left), Some(_)) => ("differs from the fold of the log", left),
@@ -160,8 +167,8 @@ fn difference(left: Option<Stored>, right: Option<Stored>) -> Option<Difference>
 
 /// All rows of some tables in order, read on a thread of its own.
 struct Walk {
-    runs: Receiver<Vec<Stored>>,
-    run: std::iter::Peekable<std::vec::IntoIter<Stored>>,
+    runs: Receiver<Vec<Shown>>,
+    run: std::iter::Peekable<std::vec::IntoIter<Shown>>,
     thread: std::thread::JoinHandle<Result<Position, TablesError>>,
 }
 
@@ -179,14 +186,14 @@ impl Walk {
         })
     }
 
-    fn peek(&mut self) -> Option<&Stored> {
+    fn peek(&mut self) -> Option<&Shown> {
         if self.run.peek().is_none() {
             self.run = self.runs.recv().ok()?.into_iter().peekable();
         }
         self.run.peek()
     }
 
-    fn next(&mut self) -> Option<Stored> {
+    fn next(&mut self) -> Option<Shown> {
         self.run.next()
     }
 
@@ -199,9 +206,17 @@ impl Walk {
     }
 }
 
-fn send_all(tables: &Tables, runs: &Sender<Vec<Stored>>) -> Result<Position, TablesError> {
+fn send_all(tables: &Tables, runs: &Sender<Vec<Shown>>) -> Result<Position, TablesError> {
     let mut run = Vec::with_capacity(RUN);
-    let read = tables.each_row(&mut |stream, key, value| {
+    let read = tables.each_row(&mut |stream, key, stored| {
+        let value = match Row::decode(stored) {
+            Ok(Row { value: None, .. }) => return,
+            Ok(Row {
+                value: Some(value), ..
+            }) => value,
+            // Different from whatever it should be.
+            Err(_) => stored,
+        };
         run.push((stream, key.to_vec(), value.to_vec()));
         if run.len() == RUN {
             // Nobody receives any more after an error of the other side, which is told.
