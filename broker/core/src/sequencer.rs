@@ -98,6 +98,9 @@ pub struct Sequencer {
     heads: BTreeMap<Origin, Head>,
     /// Frames of other identities that no own frame has named in its context yet.
     news: VersionVector,
+    /// What frames followed of which only a gap came, as far as it is not here yet. The next frame
+    /// of their origin follows it too, and does not say so again.
+    awaited: BTreeMap<Origin, VersionVector>,
     offsets: HashMap<(StreamId, PartitionId), Offset>,
     producers: ProducerTable,
 }
@@ -122,6 +125,7 @@ impl Sequencer {
             clock: Clock(HybridClock::default()),
             heads: BTreeMap::new(),
             news: VersionVector::EMPTY,
+            awaited: BTreeMap::new(),
             offsets: HashMap::new(),
             producers: ProducerTable::default(),
         }
@@ -260,6 +264,24 @@ impl Sequencer {
         } else if !self.news.is_empty() {
             self.news = VersionVector::EMPTY;
         }
+        if !self.awaited.is_empty() {
+            // What a frame of this origin waited for was there, or it would not be here.
+            self.awaited.remove(&origin);
+            self.forget_awaited();
+        }
+    }
+
+    /// Nobody waits any more for what has come.
+    fn forget_awaited(&mut self) {
+        let heads = &self.heads;
+        let is_here = |(origin, sequence)| {
+            let head: Option<&Head> = heads.get(&origin);
+            head.is_some_and(|head| head.sequence >= sequence)
+        };
+        self.awaited.retain(|_, wanted| {
+            *wanted = wanted.iter().filter(|&frame| !is_here(frame)).collect();
+            !wanted.is_empty()
+        });
     }
 }
 

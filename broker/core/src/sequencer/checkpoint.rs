@@ -25,6 +25,11 @@ impl Sequencer {
             out.put_slice(head.chain.as_bytes());
         }
         self.news.encode(&mut out);
+        put_varint(&mut out, self.awaited.len() as u64);
+        for (&origin, wanted) in &self.awaited {
+            put_origin(&mut out, origin);
+            wanted.encode(&mut out);
+        }
         let mut offsets: Vec<_> = self.offsets.iter().collect();
         offsets.sort_unstable();
         put_varint(&mut out, offsets.len() as u64);
@@ -60,6 +65,11 @@ impl Sequencer {
             );
         }
         state.news = VersionVector::read(&mut reader)?;
+        for _ in 0..reader.varint()? {
+            let origin = read_origin(&mut reader)?;
+            let wanted = VersionVector::read(&mut reader)?;
+            state.awaited.insert(origin, wanted);
+        }
         for _ in 0..reader.varint()? {
             let key = (
                 StreamId::new(reader.u64()?),

@@ -8,6 +8,7 @@ use super::Sequencer;
 use crate::batch::Batch;
 use crate::clock::HybridTimestamp;
 use crate::frame::{Commit, CommitPart, FrameError, FrameHeader};
+use crate::gap::Gap;
 use crate::id::{Origin, Sequence};
 use crate::limits::MAX_CLOCK_AHEAD_MS;
 use crate::vector::VersionVector;
@@ -173,7 +174,10 @@ impl Sequencer {
         }
         // What may pass is found out first: a frame that waits is judged again and again, and the
         // chain is the one check that takes time.
-        let missing = self.lacks(&header.context);
+        let mut missing = self.lacks(&header.context);
+        if let Some(wanted) = self.awaited.get(&origin) {
+            missing.merge(wanted);
+        }
         if !missing.is_empty() {
             return Err(AcceptError::Uncovered { missing });
         }
@@ -201,6 +205,87 @@ impl Sequencer {
         let beyond =
             |&(origin, sequence): &(Origin, Sequence)| self.head(origin).sequence < sequence;
         context.iter().filter(beyond).collect()
+    }
+
+    /// Takes over what is left of frames of other origins of which nothing is left, without what
+    /// is here already. They get positions, but none of the offsets: no partition of this log
+    /// counts them. `now_ms` is the wall clock.
+    ///
+    /// Nothing in a gap can be read, so it may come before what its frames followed. Its origin's
+    /// next frame waits for that instead. So two gaps that name each other's frames, and come over
+    /// two links, do not wait for each other.
+    ///
+    /// The chain at a gap's end is taken on trust. Nothing can prove it before the origin's next
+    /// frame, which is refused if it does not continue it.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed then.
+    ///
+    /// # Panics
+    /// As [`Sequencer::accept`].
+    pub fn accept_gaps(&mut self, gaps: &[Gap], now_ms: u64) -> Result<Vec<Gap>, AcceptError> {
+        let lacking = self.judge_gaps(gaps, now_ms)?;
+        let mut placed = Vec::with_capacity(lacking.len());
+        for gap in lacking {
+            let gap = Gap {
+                position: self.next_position,
+                parts: Vec::new(),
+                ..gap
+            };
+            self.pass(&gap);
+            placed.push(gap);
+        }
+        Ok(placed)
+    }
+
+    /// What of these gaps is not here, if it may be taken over now.
+    ///
+    /// # Errors
+    /// As [`Sequencer::accept_gaps`].
+    ///
+    /// # Panics
+    /// As [`Sequencer::accept`].
+    pub fn judge_gaps(&self, gaps: &[Gap], now_ms: u64) -> Result<Vec<Gap>, AcceptError> {
+        let mut reached: HashMap<Origin, Sequence> = HashMap::new();
+        let mut lacking = Vec::with_capacity(gaps.len());
+        for gap in gaps {
+            let (origin, got) = (gap.origin, gap.first);
+            let held = reached
+                .entry(origin)
+                .or_insert_with(|| self.head(origin).sequence);
+            if got > held.next() {
+                return Err(AcceptError::Early {
+                    origin,
+                    held: *held,
+                    got,
+                });
+            }
+            let Some(rest) = gap.clone().beyond(*held) else {
+                self.check_known(gap)?;
+                continue;
+            };
+            assert!(
+                origin != self.origin,
+                "a frame of the epoch that is being written"
+            );
+            let stamp = rest.timestamp;
+            if stamp.millis() > now_ms.saturating_add(MAX_CLOCK_AHEAD_MS) {
+                return Err(AcceptError::Ahead { stamp });
+            }
+            *held = rest.last();
+            lacking.push(rest);
+        }
+        Ok(lacking)
+    }
+
+    /// A gap that ends where the origin's frames end here has the same chain there.
+    fn check_known(&self, gap: &Gap) -> Result<(), FrameError> {
+        let (origin, sequence) = (gap.origin, gap.last());
+        let head = self.head(origin);
+        if head.sequence == sequence && head.chain != gap.chain {
+            return Err(FrameError::Chain { origin, sequence });
+        }
+        Ok(())
     }
 
     fn place_foreign(&self, frame: &Foreign) -> Commit {

@@ -119,6 +119,12 @@ impl Sequencer {
             }
             self.offsets.insert(key, next.advance(part.records));
         }
+        self.pass(gap);
+        Ok(())
+    }
+
+    /// Moves on by a gap, but for the offsets that it names.
+    pub(super) fn pass(&mut self, gap: &Gap) {
         self.clock.0.observe(gap.timestamp);
         let head = Head {
             sequence: gap.last(),
@@ -131,8 +137,10 @@ impl Sequencer {
         } else {
             self.news.advance(gap.origin, gap.last());
         }
+        let wanted = self.awaited.entry(gap.origin).or_default();
+        wanted.merge(&gap.context);
+        self.forget_awaited();
         self.next_position = gap.next_position();
-        Ok(())
     }
 
     fn check_offsets(&self, commit: &Commit) -> Result<(), ReplayError> {

@@ -1,14 +1,15 @@
 //! A gap as it lies in a file, in the place of the entries that it stands for.
 //!
 //! ```text
-//!  0 magic "ABG1"                       24 appended at, the newest of them, ms since 1970, u64
-//!  4 crc u32 over all that follows      32 then the gap, see `anabranch_core::gap`,
-//!  8 length u32, of all of it              and zeros up to 8 bytes
-//! 12 length of the gap u32
+//!  0 magic "ABG2"                       24 appended at, the newest of them, ms since 1970, u64
+//!  4 crc u32 over all that follows      32 durable position when it was written, u64
+//!  8 length u32, of all of it           40 then the gap, see `anabranch_core::gap`,
+//! 12 length of the gap u32                 and zeros up to 8 bytes
 //! 16 position u64
 //! ```
 //!
-//! Only rewritten segments hold any. The CRC starts from the segment's own seed, as an entry's.
+//! Rewritten segments hold them, where the durable position is 0, and those to which a peer's were
+//! appended. The CRC starts from the segment's own seed, as an entry's.
 
 use anabranch_core::gap::Gap;
 use anabranch_core::id::Position;
@@ -17,10 +18,10 @@ use super::entry::{ALIGNMENT, EntryFault, MAX_ENTRY_BYTES};
 use super::fields::{Fields, short_length};
 
 /// First bytes of a gap.
-pub(crate) const GAP_MAGIC: u32 = u32::from_le_bytes(*b"ABG1");
+pub(crate) const GAP_MAGIC: u32 = u32::from_le_bytes(*b"ABG2");
 
 /// Bytes before the gap itself.
-const HEADER_BYTES: usize = 32;
+pub(crate) const HEADER_BYTES: usize = 40;
 
 /// A gap with what the file says beside it.
 #[derive(Clone, Debug)]
@@ -28,12 +29,20 @@ pub(crate) struct StoredGap {
     pub(crate) gap: Gap,
     /// When the newest of its frames was appended.
     pub(crate) appended_at: u64,
+    /// First position that was not durable when the gap was written.
+    pub(crate) durable: Position,
     /// Length in the file.
     pub(crate) length: usize,
 }
 
 /// Appends a gap. Returns its length.
-pub(crate) fn encode(out: &mut Vec<u8>, seed: u32, gap: &Gap, appended_at: u64) -> usize {
+pub(crate) fn encode(
+    out: &mut Vec<u8>,
+    seed: u32,
+    gap: &Gap,
+    appended_at: u64,
+    durable: Position,
+) -> usize {
     let start = out.len();
     let mut body = Vec::new();
     gap.encode(&mut body);
@@ -44,6 +53,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, seed: u32, gap: &Gap, appended_at: u64) 
     out.extend_from_slice(&short_length(body.len()).to_le_bytes());
     out.extend_from_slice(&gap.position.get().to_le_bytes());
     out.extend_from_slice(&appended_at.to_le_bytes());
+    out.extend_from_slice(&durable.get().to_le_bytes());
     out.extend_from_slice(&body);
     out.resize(start + length, 0);
     let crc = crc32c::crc32c_append(seed, &out[start + 8..]);
@@ -67,23 +77,39 @@ pub(crate) fn peek(bytes: &[u8]) -> Result<Option<usize>, EntryFault> {
     }
 }
 
-/// Checks a gap, which `bytes` hold exactly.
-pub(crate) fn read(bytes: &[u8], seed: u32, position: Position) -> Result<StoredGap, EntryFault> {
+/// Checks the CRC of a gap, which `bytes` hold exactly; the fields behind it.
+fn checked(bytes: &[u8], seed: u32) -> Result<Fields<'_>, EntryFault> {
     let length = peek(bytes)?.ok_or(EntryFault::Magic)?;
     if length != bytes.len() {
         return Err(EntryFault::Truncated);
     }
     let mut fields = Fields::new(&bytes[4..]);
-    if fields.u32()? != crc32c::crc32c_append(seed, &bytes[8..]) {
-        return Err(EntryFault::HeaderCrc);
+    if fields.u32()? == crc32c::crc32c_append(seed, &bytes[8..]) {
+        Ok(fields)
+    } else {
+        Err(EntryFault::HeaderCrc)
     }
-    let _length = fields.u32()?;
+}
+
+/// What a gap, which `bytes` hold exactly, says was durable when it was written.
+pub(crate) fn durable(bytes: &[u8], seed: u32) -> Option<Position> {
+    let mut fields = checked(bytes, seed).ok()?;
+    // Length, length of the gap, position, time.
+    fields.take(4 + 4 + 8 + 8).ok()?;
+    fields.u64().ok().map(Position::new)
+}
+
+/// Checks a gap, which `bytes` hold exactly.
+pub(crate) fn read(bytes: &[u8], seed: u32, position: Position) -> Result<StoredGap, EntryFault> {
+    let mut fields = checked(bytes, seed)?;
+    let length = fields.u32()? as usize;
     let body = fields.u32()? as usize;
     let found = Position::new(fields.u64()?);
     if found != position {
         return Err(EntryFault::Position(found));
     }
     let appended_at = fields.u64()?;
+    let durable = Position::new(fields.u64()?);
     let body = fields.take(body)?;
     if (HEADER_BYTES + body.len()).next_multiple_of(ALIGNMENT) != length {
         return Err(EntryFault::Lengths);
@@ -92,6 +118,7 @@ pub(crate) fn read(bytes: &[u8], seed: u32, position: Position) -> Result<Stored
     Ok(StoredGap {
         gap,
         appended_at,
+        durable,
         length,
     })
 }

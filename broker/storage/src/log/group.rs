@@ -8,10 +8,11 @@ use std::ops::Range;
 
 use anabranch_core::batch::Batch;
 use anabranch_core::frame::Commit;
+use anabranch_core::gap::Gap;
 use anabranch_core::id::Position;
 use bytes::Bytes;
 
-use super::entry;
+use super::{entry, gap};
 use crate::disk::DiskFile;
 
 /// A batch of at least this size is referred to; a smaller one is copied, since a slice of a
@@ -65,6 +66,17 @@ impl Group {
         let padding = before + length - self.len();
         self.copied.resize(self.copied.len() + padding, 0);
         length
+    }
+
+    /// Adds a gap and returns its length.
+    pub(super) fn push_gap(
+        &mut self,
+        seed: u32,
+        gap: &Gap,
+        appended_at: u64,
+        durable: Position,
+    ) -> usize {
+        gap::encode(&mut self.copied, seed, gap, appended_at, durable)
     }
 
     fn push_stored(&mut self, batch: &Batch) {

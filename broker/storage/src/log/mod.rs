@@ -16,6 +16,7 @@
 //! | `verify` | [`verify()`]: every checksum and every cross-reference |
 //! | `clean` | [`Cleaner`]: retention, compaction, rewriting, the floor |
 //! | `segment`, `entry`, `gap`, `index`, `mark`, `trims` | the files, byte by byte; see docs/format/log.md |
+//! | `floor` | where the log begins, and what is left of the frames before |
 //! | `group` | what waits for the next write |
 //! | `hurried` | what need not stay in the page cache |
 //! | `seal` | the thread that seals segments and prepares the next |
@@ -28,6 +29,7 @@ mod clean;
 mod entry;
 mod fetch;
 mod fields;
+mod floor;
 mod gap;
 mod group;
 mod hurried;
@@ -55,7 +57,7 @@ pub use index::Filter;
 pub use mark::Proof;
 pub use reader::{Chunk, LogReader, ReadError};
 pub use recover::{Damage, OpenError, Opened, Progress, Recovery};
-pub use room::most_entry_bytes;
+pub use room::{most_entry_bytes, most_gap_bytes};
 pub use segment::SegmentFault;
 pub use settled::settled_segments;
 pub use ship::{Shipment, Shipped};

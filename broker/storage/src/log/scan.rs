@@ -138,13 +138,13 @@ pub(crate) fn read_range(file: &dyn DiskFile, at: u64, bytes: u64) -> io::Result
 /// What lies behind the place where the entries seem to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Behind {
-    /// The greatest durable position that a valid entry there speaks of.
+    /// The greatest durable position that a valid entry or gap there speaks of.
     pub(crate) durable: Position,
     /// After the last byte that is not zero.
     pub(crate) written_end: u64,
 }
 
-/// Looks for entries of the segment in `from..end`, wherever they begin.
+/// Looks for entries and gaps of the segment in `from..end`, wherever they begin.
 pub(crate) fn look_behind(
     file: &dyn DiskFile,
     id: SegmentId,
@@ -164,10 +164,11 @@ pub(crate) fn look_behind(
             }
             let word_at = at + length(number * ALIGNMENT);
             behind.written_end = word_at + length(word.len());
-            if word.starts_with(&ENTRY_MAGIC.to_le_bytes())
-                && let Some(header) = header_at(file, id, word_at, end)?
-            {
-                behind.durable = behind.durable.max(header.durable);
+            let begins = [ENTRY_MAGIC, gap::GAP_MAGIC]
+                .iter()
+                .any(|magic| word.starts_with(&magic.to_le_bytes()));
+            if begins && let Some(durable) = durable_at(file, id, word_at, end)? {
+                behind.durable = behind.durable.max(durable);
             }
         }
         at += length(window.len());
@@ -175,22 +176,31 @@ pub(crate) fn look_behind(
     Ok(behind)
 }
 
-fn header_at(
+/// What an entry or a gap that begins here says was durable when it was written.
+fn durable_at(
     file: &dyn DiskFile,
     id: SegmentId,
     at: u64,
     end: u64,
-) -> io::Result<Option<EntryHeader>> {
+) -> io::Result<Option<Position>> {
     let front = length(ENTRY_HEADER_BYTES);
     if at + front > end {
         return Ok(None);
     }
-    let Ok(header) = EntryHeader::peek(&read_range(file, at, front)?) else {
-        return Ok(None);
+    let front = read_range(file, at, front)?;
+    let (is_gap, covered) = match (gap::peek(&front), EntryHeader::peek(&front)) {
+        (Ok(Some(bytes)), _) => (true, length(bytes)),
+        (_, Ok(header)) => (false, length(header.table_end().min(MAX_ENTRY_BYTES))),
+        _ => return Ok(None),
     };
-    let table = length(header.table_end().min(MAX_ENTRY_BYTES));
-    if at + table > end {
+    if at + covered > end {
         return Ok(None);
     }
-    Ok(EntryHeader::check(&read_range(file, at, table)?, id.seed()).ok())
+    let bytes = read_range(file, at, covered)?;
+    Ok(match is_gap {
+        true => gap::durable(&bytes, id.seed()),
+        false => EntryHeader::check(&bytes, id.seed())
+            .ok()
+            .map(|header| header.durable),
+    })
 }

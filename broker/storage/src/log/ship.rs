@@ -30,7 +30,7 @@ pub struct Shipment {
 pub enum Shipped {
     /// A frame, with what retention and compaction have left of its batches.
     Frame(Durable<Arc<Commit>>),
-    /// What is left of frames of which nothing is left, at most one of each origin: just what was
+    /// What stands for frames of which nothing is left, at most one of each origin: just what was
     /// asked for. Their positions and parts are this log's, and mean nothing elsewhere.
     Gaps(Vec<Gap>),
 }
@@ -43,7 +43,16 @@ impl LogReader {
     /// # Errors
     /// When what is to be read is damaged or cannot be read.
     pub fn ship(&self, from: Position, ask: &Ask, max_bytes: usize) -> Result<Shipment, ReadError> {
-        let fetched = self.fetch(from, &Wanted::Frames(ask), max_bytes)?;
+        let fetched = loop {
+            if let Some(below) = self.below_floor(from, ask) {
+                return Ok(below);
+            }
+            let fetched = self.fetch(from, &Wanted::Frames(ask), max_bytes)?;
+            if from >= self.start_position() {
+                break fetched;
+            }
+            // The floor has risen meanwhile, perhaps beyond what would have been fetched.
+        };
         let mut items = Vec::with_capacity(fetched.found.len());
         for found in fetched.found {
             match found {
@@ -61,12 +70,31 @@ impl LogReader {
         Ok(Shipment { items, next })
     }
 
-    /// The smallest position that holds a frame that is asked for; [`LogReader::next_position`] if
-    /// there is none.
+    /// What is shipped of a place before the floor: gaps for all that was there.
+    fn below_floor(&self, from: Position, ask: &Ask) -> Option<Shipment> {
+        let state = self.shared().state.read();
+        if from >= state.start() {
+            return None;
+        }
+        let floor = state.trims.floor();
+        let gaps = floor.gaps(ask);
+        let items = match gaps.is_empty() {
+            true => Vec::new(),
+            false => vec![Shipped::Gaps(gaps)],
+        };
+        let next = floor.position();
+        Some(Shipment { items, next })
+    }
+
+    /// Where the frames begin that are asked for: the smallest position that holds one, 0 if one
+    /// is no longer held, [`LogReader::next_position`] if there is none.
     #[must_use]
     pub fn ship_from(&self, ask: &Ask) -> Position {
         let segment = {
             let state = self.shared().state.read();
+            if state.trims.floor().has_asked(ask) {
+                return Position::default();
+            }
             let has_asked = |s: &&Arc<Segment>| s.summary.has_asked(ask);
             match state.segments.iter().find(has_asked) {
                 Some(segment) => Arc::clone(segment),

@@ -1,9 +1,9 @@
 //! Up to where retention has dropped the records of each stream.
 //!
 //! `DIR/log/trims` holds the table twice, so that one damaged byte loses nothing, and is replaced
-//! as a whole: magic "ABTRIMS2", crc u32 over what follows, floor u64, count u32, then stream u64,
-//! trim u64, cleaned u64, gone to u64, and gone, a vector behind its length, each. Segments that end
-//! at or before the floor may be gone.
+//! as a whole: magic "ABTRIMS3", crc u32 over what follows, the floor ([`Floor::encode`]), count u32,
+//! then stream u64, trim u64, cleaned u64, gone to u64, and gone, a vector behind its length, each.
+//! Segments that end at or before the floor may be gone.
 
 use std::io;
 use std::path::Path;
@@ -13,9 +13,10 @@ use anabranch_core::vector::VersionVector;
 use hashbrown::HashMap;
 
 use super::fields::{Fields, Malformed, length, put_vector, short_length};
+use super::floor::Floor;
 use crate::disk::{Disk, read_small, replace};
 
-const MAGIC: &[u8; 8] = b"ABTRIMS2";
+const MAGIC: &[u8; 8] = b"ABTRIMS3";
 const FILE: &str = "trims";
 
 /// Room for a million streams that have lost frames of some thirty origins each.
@@ -24,7 +25,7 @@ const MOST_BYTES: u64 = 1 << 30;
 /// How far the streams are cleaned.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Trims {
-    floor: Position,
+    floor: Floor,
     streams: HashMap<StreamId, Trim>,
 }
 
@@ -80,16 +81,16 @@ impl Trims {
         self.streams.get(&stream).unwrap_or(NOTHING)
     }
 
-    /// First position that must be there.
-    pub(crate) fn floor(&self) -> Position {
-        self.floor
+    /// Where the log begins.
+    pub(crate) fn floor(&self) -> &Floor {
+        &self.floor
     }
 
-    /// Moves the floor forward; says whether it moved.
-    pub(crate) fn raise_floor(&mut self, floor: Position) -> bool {
-        let moves = floor > self.floor;
-        self.floor = self.floor.max(floor);
-        moves
+    /// Moves the floor forward.
+    pub(crate) fn raise_floor(&mut self, floor: Floor) {
+        if floor.position() > self.floor.position() {
+            self.floor = floor;
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -130,7 +131,8 @@ impl Trims {
     fn encode(&self) -> Vec<u8> {
         let mut rows: Vec<_> = self.streams.iter().collect();
         rows.sort_unstable_by_key(|(stream, _)| **stream);
-        let mut body = self.floor.get().to_le_bytes().to_vec();
+        let mut body = Vec::new();
+        self.floor.encode(&mut body);
         body.extend_from_slice(&short_length(rows.len()).to_le_bytes());
         for (stream, trim) in rows {
             let positions = [trim.before, trim.cleaned, trim.gone.to].map(Position::get);
@@ -153,7 +155,7 @@ impl Trims {
             return Err(Malformed);
         }
         let mut trims = Self {
-            floor: Position::new(fields.u64()?),
+            floor: Floor::decode(&mut fields)?,
             ..Self::default()
         };
         let count = fields.u32()?;
@@ -228,7 +230,21 @@ mod tests {
         assert!(trims.raise(StreamId::new(2), Position::new(5), &Gone::default()));
         assert!(!trims.note_deletes(StreamId::new(1), &gone.frames));
         assert!(trims.note_deletes(StreamId::new(2), &gone.frames));
-        assert!(trims.raise_floor(Position::new(3)));
+        let mut state = anabranch_core::sequencer::Sequencer::new(origin);
+        let gap = anabranch_core::gap::Gap {
+            position: Position::new(0),
+            origin,
+            first: Sequence::new(1),
+            frames: 3,
+            timestamp: anabranch_core::clock::HybridTimestamp::new(77),
+            chain: anabranch_core::frame::Chain::new([5; 32]),
+            context: VersionVector::EMPTY,
+            parts: Vec::new(),
+        };
+        state.pass_over(&gap).unwrap();
+        trims.raise_floor(Floor::at(&state));
+        trims.raise_floor(Floor::default());
+        assert_eq!(trims.floor().position(), Position::new(3));
         trims.store(&disk, dir).unwrap();
         let path = dir.join(FILE);
         for byte in 0..disk.content(&path).unwrap().len() {

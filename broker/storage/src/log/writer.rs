@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_core::frame::Commit;
+use anabranch_core::gap::Gap;
 use anabranch_core::id::Position;
 
 use super::LogOptions;
@@ -65,6 +66,8 @@ pub struct Log {
     written: bool,
     /// First position that is not durable.
     durable: Position,
+    /// The position behind the group.
+    next: Position,
     poison: Option<String>,
 }
 
@@ -98,11 +101,18 @@ impl Target {
     }
 }
 
+/// What is in the group, in order.
 #[derive(Debug)]
 struct Pending {
-    commit: Arc<Commit>,
+    what: Appended,
     appended_at: u64,
     length: usize,
+}
+
+#[derive(Debug)]
+enum Appended {
+    Commit(Arc<Commit>),
+    Gap(Gap),
 }
 
 impl Log {
@@ -156,6 +166,7 @@ impl Log {
             pending: Vec::new(),
             written: false,
             durable,
+            next: durable,
             poison: None,
         })
     }
@@ -166,16 +177,43 @@ impl Log {
     /// # Panics
     /// When the commit's position is not the next one.
     pub fn append(&mut self, commit: Commit, now_ms: u64) {
-        let next = self.durable.get() + super::fields::length(self.pending.len());
-        assert_eq!(commit.position.get(), next, "positions are dense");
-        assert!(!self.written, "a group that is written is closed");
-        let seed = self.target.id.seed();
+        let seed = self.begin_entry(commit.position, commit.position.next());
         let length = self.group.push(seed, &commit, now_ms, self.durable);
         self.pending.push(Pending {
-            commit: Arc::new(commit),
+            what: Appended::Commit(Arc::new(commit)),
             appended_at: now_ms,
             length,
         });
+    }
+
+    /// Adds gaps that came from a peer (`Sequencer::accept_gaps`) to the group that the next
+    /// [`Log::sync`] writes; [`most_gap_bytes`] says how much room they take. `now_ms` is the wall
+    /// clock.
+    ///
+    /// # Panics
+    /// When their positions are not the next ones, or they name offsets, which would be those of
+    /// another log.
+    ///
+    /// [`most_gap_bytes`]: super::most_gap_bytes
+    pub fn append_gaps(&mut self, gaps: Vec<Gap>, now_ms: u64) {
+        for gap in gaps {
+            assert!(gap.parts.is_empty(), "a peer's gap has no offsets here");
+            let seed = self.begin_entry(gap.position, gap.next_position());
+            let length = self.group.push_gap(seed, &gap, now_ms, self.durable);
+            self.pending.push(Pending {
+                what: Appended::Gap(gap),
+                appended_at: now_ms,
+                length,
+            });
+        }
+    }
+
+    /// Takes the next positions; returns the seed of checksums.
+    fn begin_entry(&mut self, position: Position, next: Position) -> u32 {
+        assert_eq!(position, self.next, "positions are dense");
+        assert!(!self.written, "a group that is written is closed");
+        self.next = next;
+        self.target.id.seed()
     }
 
     /// Sees to it that a group of this many bytes finds room; see [`most_entry_bytes`]. To be called
@@ -225,7 +263,8 @@ impl Log {
         Ok(())
     }
 
-    /// Makes the group durable, with one write and one sync, and lets readers see it.
+    /// Makes the group durable, with one write and one sync, and lets readers see it. Returns its
+    /// commits; gaps, which hold nothing to be read, are durable as well.
     ///
     /// # Errors
     /// When the write or the sync fails; from then on always. A failed sync is never retried: the
@@ -240,8 +279,7 @@ impl Log {
         let synced = self.target.file.sync_data();
         self.poisoning("sync", synced)?;
         self.target.end += super::fields::length(self.group.len());
-        self.durable =
-            Position::new(self.durable.get() + super::fields::length(self.pending.len()));
+        self.durable = self.next;
         self.group.clear();
         let moved = self.advance_mark();
         self.poisoning("write the mark of", moved)?;
@@ -276,15 +314,22 @@ impl Log {
     fn publish(&mut self) -> Vec<Durable<Arc<Commit>>> {
         let mut state = self.shared.state.write();
         let index = &mut state.active.index;
-        let published = self.pending.drain(..).map(|pending| {
-            index.push(NewEntry {
-                commit: &pending.commit,
-                appended_at: pending.appended_at,
-                length: pending.length,
-            });
-            Durable::new(pending.commit)
-        });
-        published.collect()
+        let mut published = Vec::with_capacity(self.pending.len());
+        for pending in self.pending.drain(..) {
+            let (appended_at, length) = (pending.appended_at, pending.length);
+            match pending.what {
+                Appended::Gap(gap) => index.push_gap(&gap, appended_at, length),
+                Appended::Commit(commit) => {
+                    index.push(NewEntry {
+                        commit: &commit,
+                        appended_at,
+                        length,
+                    });
+                    published.push(Durable::new(commit));
+                }
+            }
+        }
+        published
     }
 
     /// Whether the segment is full, so that [`Log::roll`] is due before the next append.

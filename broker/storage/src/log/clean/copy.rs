@@ -4,6 +4,7 @@ use std::io;
 
 use anabranch_core::frame::Commit;
 use anabranch_core::gap::GapBuilder;
+use anabranch_core::id::Position;
 
 use super::super::entry::{self, Entry};
 use super::super::fields::length;
@@ -104,7 +105,10 @@ impl<'a> Copy<'a> {
         }
         let appended_at = std::mem::take(&mut self.appended_at);
         for gap in self.gaps.take() {
-            let bytes = gap::encode(&mut self.buffer, self.id.seed(), &gap, appended_at);
+            // Nothing is cut from a sealed segment, so nothing needs to be proven.
+            let durable = Position::default();
+            let seed = self.id.seed();
+            let bytes = gap::encode(&mut self.buffer, seed, &gap, appended_at, durable);
             self.index.push_gap(&gap, appended_at, bytes);
         }
         self.flush_if_full()
@@ -139,9 +143,7 @@ mod tests {
     use anabranch_core::clock::HybridTimestamp;
     use anabranch_core::frame::Chain;
     use anabranch_core::gap::{Gap, GapPart};
-    use anabranch_core::id::{
-        BrokerId, Epoch, Offset, Origin, PartitionId, Position, Sequence, StreamId,
-    };
+    use anabranch_core::id::{BrokerId, Epoch, Offset, Origin, PartitionId, Sequence, StreamId};
     use anabranch_core::vector::VersionVector;
 
     use super::*;
@@ -172,6 +174,7 @@ mod tests {
         StoredGap {
             gap,
             appended_at: 0,
+            durable: Position::default(),
             length: 0,
         }
     }

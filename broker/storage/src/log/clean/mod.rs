@@ -24,13 +24,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anabranch_core::id::{Position, StreamId};
+use anabranch_core::sequencer::Sequencer;
 use anabranch_core::stream::{MergeMode, Retention};
 use hashbrown::HashMap;
 
+use super::floor::Floor;
 use super::shared::{Segment, Shared};
 use super::trims::Trims;
 use super::{LogReader, ReadError};
 use compact::Newest;
+use copy::checkpoint_of;
 
 /// Segments at the end of the log that are never removed, and keep all entries: each can be
 /// rebuilt from the checkpoint of the one before, should its own be damaged.
@@ -225,7 +228,12 @@ impl Run<'_> {
             return Ok(());
         };
         let floor = last.summary.next;
-        self.trims.raise_floor(floor);
+        let Some(state) = self.state_after(last)? else {
+            tracing::warn!(path = %last.path.display(), "not removed, since its checkpoint is damaged");
+            return Ok(());
+        };
+        // A peer that lacks these frames learns from it what they were.
+        self.trims.raise_floor(Floor::at(&state));
         self.save_trims()?;
         self.shared.state.write().segments.drain(..dead.len());
         for segment in &dead {
@@ -239,6 +247,17 @@ impl Run<'_> {
         }
         self.report.floor = Some(floor);
         Ok(())
+    }
+
+    /// The state at the end of a segment; `None` if its checkpoint is damaged.
+    fn state_after(&self, segment: &Arc<Segment>) -> Result<Option<Sequencer>, CleanError> {
+        let checkpoint = checkpoint_of(&*self.loaded(segment)?.file);
+        let checkpoint = checkpoint.map_err(|source| CleanError::Io {
+            action: "read",
+            path: segment.path.clone(),
+            source,
+        })?;
+        Ok(checkpoint.and_then(|bytes| Sequencer::restore(&bytes).ok()))
     }
 
     fn remove(&mut self, segment: &Segment) -> io::Result<()> {

@@ -59,6 +59,16 @@ impl Inspected {
         })
     }
 
+    /// What the frames in a gap told of producers is known to checkpoints only.
+    pub(super) fn forgot(&self, offset: u64, position: Position) -> Damage {
+        Damage {
+            path: self.path.clone(),
+            offset,
+            position,
+            what: "the checkpoint behind a gap is damaged, and so are all that follow".to_owned(),
+        }
+    }
+
     pub(super) fn io(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> OpenError {
         io_at(action, &self.path)
     }

@@ -27,7 +27,7 @@ pub(super) fn recover(
         all.push(context.inspect(first)?);
     }
     context.finish_merging(&mut all)?;
-    context.finish_dropping(&mut all, trims.floor())?;
+    context.finish_dropping(&mut all, trims.floor().position())?;
     if let Some(last) = all.last_mut() {
         context.doubt_last_index(last)?;
     }
@@ -280,13 +280,11 @@ impl Walk<'_, '_> {
                     self.sequencer.replay(&entry.commit)
                 }
                 Found::Gap(stored) => {
-                    self.forgot = Some(Damage {
-                        path: segment.path.clone(),
-                        offset: at,
-                        position,
-                        what: "the checkpoint behind a gap is damaged, and so are all that follow"
-                            .to_owned(),
-                    });
+                    // Where frames were dropped here, offsets are gone. Of what a peer has dropped
+                    // nothing was known here.
+                    if !stored.gap.parts.is_empty() {
+                        self.forgot = Some(segment.forgot(at, position));
+                    }
                     self.sequencer.pass_over(&stored.gap)
                 }
             }

@@ -8,13 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anabranch_core::frame::{Chain, Commit};
-use anabranch_core::gap::Gap;
 use anabranch_core::id::{Offset, Origin, Position, Sequence};
 use anabranch_core::sequencer::Sequencer;
 use anabranch_core::vector::VersionVector;
 use hashbrown::HashMap;
 
 use super::entry::Entry;
+use super::gap::StoredGap;
 use super::index::{Key, SegmentIndex, Summary};
 use super::mark;
 use super::recover::Progress;
@@ -248,7 +248,7 @@ impl Verifier<'_> {
                 Ok(found) => {
                     match &found {
                         Found::Entry(entry) => self.entry(offset, entry),
-                        Found::Gap(stored) => self.gap(offset, &stored.gap),
+                        Found::Gap(stored) => self.gap(offset, stored),
                     }
                     if whole {
                         found.push_to(&mut index);
@@ -340,15 +340,16 @@ impl Verifier<'_> {
         for batch in commit.parts.iter().filter_map(|part| part.batch.as_ref()) {
             self.result.records += u64::from(batch.count());
         }
-        if entry.header.durable > commit.position {
-            self.found(
-                offset,
-                commit.position,
-                "it says that it was durable before it was written",
-            );
-        }
+        self.durable(offset, commit.position, entry.header.durable);
         self.chain(offset, commit);
         self.offsets(offset, commit);
+    }
+
+    fn durable(&mut self, offset: u64, position: Position, durable: Position) {
+        if durable > position {
+            let what = "it says that it was durable before it was written";
+            self.found(offset, position, what);
+        }
     }
 
     fn chain(&mut self, offset: u64, commit: &Commit) {
@@ -394,8 +395,10 @@ impl Verifier<'_> {
     }
 
     /// Frames that are gone: what they were is not known, but where they began and ended.
-    fn gap(&mut self, offset: u64, gap: &Gap) {
+    fn gap(&mut self, offset: u64, stored: &StoredGap) {
         self.result.entries += 1;
+        let gap = &stored.gap;
+        self.durable(offset, gap.position, stored.durable);
         let held = self.state.heads.get(&gap.origin).copied();
         let before = match held {
             None if self.state.from_start => Some(Sequence::NONE),
@@ -475,8 +478,9 @@ impl Verifier<'_> {
                 if damaged > 0 {
                     self.found(0, position, "one of two copies is damaged");
                 }
-                if position > trims.floor() {
-                    let what = format!("segments from position {} on are missing", trims.floor());
+                let floor = trims.floor().position();
+                if position > floor {
+                    let what = format!("segments from position {floor} on are missing");
                     self.found(0, position, what);
                 }
             }
