@@ -441,6 +441,8 @@ impl OpenFrame<'_> {
 }
 
 #[cfg(test)]
+mod gaps;
+#[cfg(test)]
 mod regions;
 #[cfg(test)]
 mod tests;

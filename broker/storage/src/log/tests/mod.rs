@@ -6,6 +6,7 @@ mod damage;
 mod epochs;
 mod gaps;
 mod reading;
+mod received;
 mod regions;
 mod shipping;
 
