@@ -76,6 +76,12 @@ impl Regions {
         self.brokers[number] = self.run(number).await;
     }
 
+    /// The folder of one of them.
+    #[must_use]
+    pub fn home(&self, number: usize) -> &Home {
+        &self.homes[number]
+    }
+
     /// One of them.
     #[must_use]
     pub fn broker(&self, number: usize) -> &Broker {

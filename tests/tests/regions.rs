@@ -152,3 +152,63 @@ async fn a_noisy_slow_link_loses_nothing_and_doubles_nothing() {
         assert_eq!((all, keys.len()), (4000, 4000), "lost or doubled");
     }
 }
+
+/// Frames that retention has dropped in one region go to another as gaps, so that what follows them
+/// is taken over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_missed_what_was_dropped_meanwhile_goes_on_behind_it() {
+    let mut regions = Regions::start(
+        2,
+        &["log.retention_interval_seconds=1", "log.segment_bytes=1MiB"],
+    )
+    .await;
+    let stream = json!({"name": "e", "merge": "append", "retention": {"max_bytes": 300_000}});
+    regions.broker(0).create(stream).await;
+    regions
+        .broker(0)
+        .create(json!({"name": "t", "merge": "lww"}))
+        .await;
+    regions.know("t").await;
+    regions.set(1, CUT);
+    let http = regions.broker(0).http();
+    for round in 0..80 {
+        let records: Vec<_> = (0..20).map(|_| json!({"value": noise(5000)})).collect();
+        let answer = http.post("/v1/streams/e/records", &json!(records)).await;
+        assert!(answer.status < 300, "{answer:?}");
+        regions.put(0, "t", &format!("k{}", round % 7), "v").await;
+    }
+    // Once what is left of the stream is less than what was written, most of it was dropped.
+    let kept = eventually("retention", async || {
+        let stream = http.json("/v1/streams/e").await;
+        let first = stream["offsets"][0]["first"].as_u64()?;
+        (first > 800 && log_bytes(&regions) < 6 << 20).then_some(first)
+    })
+    .await;
+    assert!(kept > 800);
+    regions.set(1, Weather::default());
+    agree(&regions, "t", 7).await;
+    regions.put(1, "t", "after", "gaps").await;
+    arrives(&regions, "t", "after", "gaps").await;
+    // The gaps are in the end of the log that a start reads, and in what is shipped on.
+    regions.restart(1).await;
+    regions.put(0, "t", "later", "restart").await;
+    arrives(&regions, "t", "later", "restart").await;
+    agree(&regions, "t", 9).await;
+}
+
+/// Text that does not compress.
+fn noise(length: usize) -> String {
+    let mut random = fastrand::Rng::new();
+    std::iter::repeat_with(|| random.alphanumeric())
+        .take(length)
+        .collect()
+}
+
+/// Bytes of the first broker's log.
+fn log_bytes(regions: &Regions) -> u64 {
+    let log = regions.home(0).data().join("log");
+    let files = std::fs::read_dir(log).unwrap().map_while(Result::ok);
+    files
+        .filter_map(|file| Some(file.metadata().ok()?.len()))
+        .sum()
+}

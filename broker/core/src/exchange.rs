@@ -82,6 +82,21 @@ impl Peers {
         asks
     }
 
+    /// What to ask for instead when nothing moves: everything of the one peer that has most. What is
+    /// asked of several may wait for each other, if they relay; one peer's log waits for nothing.
+    #[must_use]
+    pub fn ask_one(&self, held: &VersionVector) -> Option<(BrokerId, Ask)> {
+        let lacking = |holds: &VersionVector| held.lacks_of(holds);
+        let most = self
+            .reachable
+            .iter()
+            .max_by_key(|(_, holds)| lacking(holds));
+        let (&peer, holds) = most.filter(|(_, holds)| lacking(holds) > 0)?;
+        let of = holds.iter().map(|(origin, _)| origin.broker).collect();
+        let held = held.clone();
+        Some((peer, Ask { held, of }))
+    }
+
     /// The peers, and what each is known to hold.
     pub fn reachable(&self) -> impl Iterator<Item = (BrokerId, &VersionVector)> {
         self.reachable.iter().map(|(&peer, holds)| (peer, holds))

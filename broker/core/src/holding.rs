@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::frame::Commit;
+use crate::gap::Gap;
 use crate::id::Origin;
 use crate::sequencer::{AcceptError, Foreign, Sequencer};
 
@@ -14,6 +15,8 @@ use crate::sequencer::{AcceptError, Foreign, Sequencer};
 #[derive(Debug)]
 pub struct Holding<T> {
     waiting: BTreeMap<Origin, VecDeque<(Foreign, T)>>,
+    /// Gaps that belong together.
+    gaps: VecDeque<(Vec<Gap>, T)>,
     frames: usize,
     bytes: usize,
 }
@@ -23,6 +26,8 @@ pub struct Holding<T> {
 pub enum Settled<T> {
     /// It is the next commit.
     Taken(Commit, T),
+    /// They are the next gaps.
+    Gaps(Vec<Gap>, T),
     /// It was there already.
     Known(T),
     /// It can never be taken over: its origin has forked, or one of the two logs was rolled back.
@@ -33,6 +38,7 @@ impl<T> Default for Holding<T> {
     fn default() -> Self {
         Self {
             waiting: BTreeMap::new(),
+            gaps: VecDeque::new(),
             frames: 0,
             bytes: 0,
         }
@@ -52,7 +58,13 @@ impl<T> Holding<T> {
         queue.insert(at, (frame, ticket));
     }
 
-    /// How many frames wait.
+    /// Adds gaps that belong together.
+    pub fn offer_gaps(&mut self, gaps: Vec<Gap>, ticket: T) {
+        self.frames += 1;
+        self.gaps.push_back((gaps, ticket));
+    }
+
+    /// How many frames wait, and gaps that belong together.
     #[must_use]
     pub fn frames(&self) -> usize {
         self.frames
@@ -64,20 +76,28 @@ impl<T> Holding<T> {
         self.bytes
     }
 
+    /// The gaps that wait, those that belong together together.
+    pub fn gaps(&self) -> impl Iterator<Item = &[Gap]> {
+        self.gaps.iter().map(|(gaps, _)| gaps.as_slice())
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.frames == 0
     }
 
-    /// The next frame that waits for nothing any more, taken over by the sequencer. `fits` is
-    /// asked before that whether there is room for it; nothing is taken over once it says no.
+    /// What waits for nothing any more, taken over by the sequencer. `fits` is
+    /// asked before a frame whether there is room for it; nothing is taken over once it says no.
     pub fn next(
         &mut self,
         sequencer: &mut Sequencer,
         now_ms: u64,
         fits: &mut dyn FnMut(&Foreign) -> bool,
     ) -> Option<Settled<T>> {
+        if let Some(settled) = self.next_gaps(sequencer, now_ms) {
+            return Some(settled);
+        }
         let origins: Vec<Origin> = self.waiting.keys().copied().collect();
         for origin in origins {
             let Some((frame, _)) = self.waiting.get(&origin).and_then(VecDeque::front) else {
@@ -98,6 +118,27 @@ impl<T> Holding<T> {
             }
             let (frame, ticket) = self.pop(origin)?;
             return Some(Settled::Taken(sequencer.take_over(&frame), ticket));
+        }
+        None
+    }
+
+    /// There has to be room for all of [`Holding::gaps`].
+    fn next_gaps(&mut self, sequencer: &mut Sequencer, now_ms: u64) -> Option<Settled<T>> {
+        for at in 0..self.gaps.len() {
+            let taken = sequencer.accept_gaps(&self.gaps[at].0, now_ms);
+            if taken.as_ref().is_err_and(AcceptError::may_pass) {
+                continue;
+            }
+            let (gaps, ticket) = self.gaps.remove(at)?;
+            self.frames -= 1;
+            return Some(match taken {
+                Ok(taken) if taken.is_empty() => Settled::Known(ticket),
+                Ok(taken) => Settled::Gaps(taken, ticket),
+                Err(error) => {
+                    let origin = gaps.first().map_or(sequencer.origin(), |gap| gap.origin);
+                    Settled::Refused(origin, error, ticket)
+                }
+            });
         }
         None
     }
@@ -123,6 +164,7 @@ impl<T> Holding<T> {
 mod tests {
     use super::*;
     use crate::batch::{BatchBuilder, NewRecord};
+    use crate::gap::GapBuilder;
     use crate::id::{BrokerId, Epoch, PartitionId, StreamId};
     use crate::sequencer::Publish;
 
@@ -150,7 +192,9 @@ mod tests {
         let mut taken = Vec::new();
         while let Some(settled) = holding.next(into, 10, &mut |_| true) {
             match settled {
-                Settled::Taken(_, ticket) | Settled::Known(ticket) => taken.push(ticket),
+                Settled::Taken(_, ticket) | Settled::Gaps(_, ticket) | Settled::Known(ticket) => {
+                    taken.push(ticket);
+                }
                 Settled::Refused(origin, error, _) => panic!("{origin}: {error}"),
             }
         }
@@ -199,5 +243,43 @@ mod tests {
             refused,
             Some(Settled::Refused(_, AcceptError::Chain(_), ()))
         ));
+    }
+
+    fn dropped(commits: &[&Foreign], log: &mut Sequencer) -> Vec<Gap> {
+        let mut gaps = GapBuilder::default();
+        for frame in commits {
+            let mut commit = log.accept(frame, 10).unwrap();
+            commit.parts.iter_mut().for_each(|part| part.batch = None);
+            gaps.add(&commit);
+        }
+        gaps.take()
+    }
+
+    #[test]
+    fn gaps_count_together_and_what_is_held_of_them_is_left_out() {
+        let (mut a, mut b) = (sequencer(1), sequencer(2));
+        let first = write(&mut a, 1);
+        b.accept(&first, 2).unwrap();
+        let after = write(&mut b, 3);
+        a.accept(&after, 4).unwrap();
+        let last = write(&mut a, 5);
+        // A third log has dropped all of it: one gap for each origin, which follow each other.
+        let gaps = dropped(&[&first, &after, &last], &mut sequencer(3));
+        assert_eq!(gaps.len(), 2);
+        let next = write(&mut a, 6);
+        for held in [&[][..], &[&first][..], &[&first, &after][..]] {
+            let mut here = sequencer(4);
+            for frame in held {
+                here.accept(frame, 7).unwrap();
+            }
+            let mut holding = Holding::default();
+            holding.offer(next.clone(), 2);
+            assert!(drain(&mut holding, &mut here).is_empty());
+            holding.offer_gaps(gaps.clone(), 1);
+            assert_eq!(drain(&mut holding, &mut here), [1, 2]);
+            assert_eq!(here.vector(), a.vector());
+            holding.offer_gaps(gaps.clone(), 3);
+            assert_eq!(drain(&mut holding, &mut here), [3], "all of it is known");
+        }
     }
 }

@@ -54,6 +54,14 @@ pub enum AcceptError {
         /// Its greatest stamp.
         stamp: HybridTimestamp,
     },
+    /// It is of the epoch that is being written here: this broker has lost the end of its log.
+    #[error("frame {sequence} of {origin} was written here, and this log has lost it")]
+    Own {
+        /// The identity that is being written under.
+        origin: Origin,
+        /// The frame.
+        sequence: Sequence,
+    },
     /// It does not continue its origin's chain: one of the two logs was rolled back or forked.
     #[error(transparent)]
     Chain(#[from] FrameError),
@@ -135,10 +143,7 @@ impl Sequencer {
     ///
     /// # Errors
     /// Why not; nothing has changed then.
-    ///
-    /// # Panics
-    /// When the frame is this broker's own, of the epoch that it writes in: nobody else can have
-    /// made it, so whoever asks has to stop this broker from writing first.
+    /// After [`AcceptError::Own`] this broker must not write any more: it would give a sequence twice.
     pub fn accept(&mut self, frame: &Foreign, now_ms: u64) -> Result<Commit, AcceptError> {
         self.judge(frame, now_ms)?;
         Ok(self.take_over(frame))
@@ -147,9 +152,6 @@ impl Sequencer {
     /// Whether a frame may be taken over now.
     ///
     /// # Errors
-    /// As [`Sequencer::accept`].
-    ///
-    /// # Panics
     /// As [`Sequencer::accept`].
     pub fn judge(&self, frame: &Foreign, now_ms: u64) -> Result<(), AcceptError> {
         let header = &frame.header;
@@ -161,10 +163,12 @@ impl Sequencer {
                 sequence: got,
             });
         }
-        assert!(
-            origin != self.origin,
-            "a frame of the epoch that is being written"
-        );
+        if origin == self.origin {
+            return Err(AcceptError::Own {
+                origin,
+                sequence: got,
+            });
+        }
         if got != head.sequence.next() {
             return Err(AcceptError::Early {
                 origin,
@@ -220,9 +224,6 @@ impl Sequencer {
     ///
     /// # Errors
     /// Why not; nothing has changed then.
-    ///
-    /// # Panics
-    /// As [`Sequencer::accept`].
     pub fn accept_gaps(&mut self, gaps: &[Gap], now_ms: u64) -> Result<Vec<Gap>, AcceptError> {
         let lacking = self.judge_gaps(gaps, now_ms)?;
         let mut placed = Vec::with_capacity(lacking.len());
@@ -242,9 +243,6 @@ impl Sequencer {
     ///
     /// # Errors
     /// As [`Sequencer::accept_gaps`].
-    ///
-    /// # Panics
-    /// As [`Sequencer::accept`].
     pub fn judge_gaps(&self, gaps: &[Gap], now_ms: u64) -> Result<Vec<Gap>, AcceptError> {
         let mut reached: HashMap<Origin, Sequence> = HashMap::new();
         let mut lacking = Vec::with_capacity(gaps.len());
@@ -264,10 +262,10 @@ impl Sequencer {
                 self.check_known(gap)?;
                 continue;
             };
-            assert!(
-                origin != self.origin,
-                "a frame of the epoch that is being written"
-            );
+            if origin == self.origin {
+                let sequence = rest.last();
+                return Err(AcceptError::Own { origin, sequence });
+            }
             let stamp = rest.timestamp;
             if stamp.millis() > now_ms.saturating_add(MAX_CLOCK_AHEAD_MS) {
                 return Err(AcceptError::Ahead { stamp });

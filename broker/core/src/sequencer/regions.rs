@@ -304,6 +304,15 @@ fn settle_over(replicas: &mut [Replica], parents: &[usize], truth: &Truth) {
                 let from = usize::try_from(peer.get()).unwrap();
                 taken += give(replicas, (to, from), &ask, &mut asked, truth);
             }
+            // Two that relay may each hold back what the other's frames wait for.
+            if asked.is_empty()
+                && let Some((peer, ask)) = peers.ask_one(&replicas[to].sequencer.vector())
+            {
+                let from = usize::try_from(peer.get()).unwrap();
+                let moved = give(replicas, (to, from), &ask, &mut asked, truth);
+                assert!(moved > 0, "one log waits for nothing");
+                taken += moved;
+            }
         }
         if taken == 0 {
             return;

@@ -18,12 +18,13 @@ pub(crate) const RUNS_AHEAD: usize = 8;
 pub(crate) fn run(
     mut applier: Applier,
     tables: &Tables,
-    runs: &Receiver<Run>,
+    runs: &Receiver<(Run, Position)>,
     applied: &Arc<watch::Sender<Position>>,
     regions: &Regions,
 ) -> Result<(), String> {
-    for run in runs {
+    for (run, through) in runs {
         applier.apply(&run).map_err(|error| error.to_string())?;
+        applier.pass_to(through);
         applied.send_replace(tables.applied());
         regions.note_applied(tables.applied());
     }

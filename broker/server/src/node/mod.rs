@@ -37,18 +37,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, ClusterId, Origin, Position, RegionName, StreamId};
-use anabranch_core::sequencer::Foreign;
 use anabranch_core::vector::{Cursor, Token, VersionVector};
 use anabranch_protocol::error::Code;
+use anabranch_protocol::peer::block::Item;
 use anabranch_protocol::peer::{Heads, Hello};
 use anabranch_protocol::ws::Durability;
-use anabranch_storage::log::{Filter, LogReader};
+use anabranch_storage::log::LogReader;
 use anabranch_storage::tables::Tables;
 use crossbeam_channel::Sender;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 
+pub(crate) use anabranch_storage::log::{Shipment, Shipped};
 pub(crate) use anabranch_storage::tables::{KeyRange, Page, StreamMap};
 pub(crate) use check::{check_batch, check_keys, check_partition};
 pub(crate) use error::Error;
@@ -64,7 +65,7 @@ pub(crate) use tail::{Delivered, MessageKey};
 use publish::{Budget, Reply, Submission};
 use tail::Tail;
 use upkeep::Chore;
-use writer::{Request, Run};
+use writer::Request;
 
 use crate::config::Limits;
 
@@ -366,16 +367,16 @@ impl Running {
     ///
     /// # Errors
     /// When the broker stops.
-    pub(crate) fn receive(&self, frames: Vec<(Foreign, Ticket)>) -> Result<(), Error> {
-        self.pass_on(Request::Foreign(frames))
+    pub(crate) fn receive(&self, items: Vec<(Item, Ticket)>) -> Result<(), Error> {
+        self.pass_on(Request::Foreign(items))
     }
 
     /// Where the frames begin that a peer asks for.
     pub(crate) fn shipping_from(&self, ask: &Ask) -> Position {
-        self.reader.resume(&ask.held)
+        self.reader.ship_from(ask)
     }
 
-    /// Frames that a peer asks for, in the order of this log, and where to go on. Blocks.
+    /// What a peer asks for, in the order of this log, and where to go on. Blocks.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -384,11 +385,9 @@ impl Running {
         ask: &Ask,
         from: Position,
         max_bytes: usize,
-    ) -> Result<(Run, Position), Error> {
-        let chunk = self.reader.read(from, &Filter::All, max_bytes);
-        let mut chunk = chunk.map_err(|error| error::unreadable(&error))?;
-        chunk.commits.retain(|commit| ask.wants(&commit.header));
-        Ok((chunk.commits, chunk.next))
+    ) -> Result<Shipment, Error> {
+        let shipment = self.reader.ship(from, ask, max_bytes);
+        shipment.map_err(|error| error::unreadable(&error))
     }
 
     /// Follows the log: the first position that is not durable.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 
 use anabranch_core::holding::Holding;
-use anabranch_core::id::Origin;
+use anabranch_core::id::{Origin, Position};
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
 use anabranch_storage::ballast::{BALLAST_BYTES, Ballast};
@@ -199,6 +199,7 @@ fn replay(
             end.get() - from.get()
         )));
     }
+    applier.pass_to(end);
     Ok(())
 }
 
@@ -267,7 +268,7 @@ fn spawn_applier(
     node: &Node,
     running: &Arc<Running>,
     applier: Applier,
-    runs: Receiver<Run>,
+    runs: Receiver<(Run, Position)>,
 ) -> Result<JoinHandle<()>, StartError> {
     let (phase, running) = (Arc::clone(&node.phase), Arc::clone(running));
     spawn("applier", move || {

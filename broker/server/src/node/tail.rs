@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use anabranch_core::frame::Commit;
-use anabranch_core::id::{ClusterId, Position, StreamId};
+use anabranch_core::id::{ClusterId, Origin, Position, Sequence, StreamId};
 use anabranch_core::vector::{Cursor, VersionVector};
 use anabranch_protocol::ws::SubscriptionId;
 use anabranch_storage::durable::Durable;
@@ -250,6 +250,19 @@ impl Tail {
         for tail in touched {
             tail.changed.send_replace(next);
         }
+    }
+
+    /// Notes frames of which nothing is left, and that everything before a position was pushed.
+    pub(crate) fn pass(&self, last: &[(Origin, Sequence)], next: Position) {
+        if last.is_empty() {
+            return;
+        }
+        let mut order = self.order.lock();
+        let others = Arc::make_mut(&mut order.others);
+        for &(origin, sequence) in last {
+            others.advance(origin, sequence);
+        }
+        order.next = next;
     }
 
     fn push_one(

@@ -20,12 +20,13 @@ use std::time::{Duration, Instant};
 use anabranch_core::frame::Commit;
 use anabranch_core::holding::{Holding, Settled};
 use anabranch_core::id::{Origin, Position, Sequence};
-use anabranch_core::sequencer::{Foreign, OpenFrame, Placed, Publish, Sequencer};
+use anabranch_core::sequencer::{AcceptError, Foreign, OpenFrame, Placed, Publish, Sequencer};
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::Heads;
+use anabranch_protocol::peer::block::Item;
 use anabranch_protocol::ws::Durability;
 use anabranch_storage::durable::Durable;
-use anabranch_storage::log::{Log, WriteError, most_entry_bytes};
+use anabranch_storage::log::{Log, WriteError, most_entry_bytes, most_gap_bytes};
 use anabranch_storage::tables::{StreamMap, Tables};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::{oneshot, watch};
@@ -54,7 +55,7 @@ pub(crate) enum Request {
     /// Append these.
     Publish(Submission),
     /// Take over these frames of other regions.
-    Foreign(Vec<(Foreign, Ticket)>),
+    Foreign(Vec<(Item, Ticket)>),
     /// Say what is held once everything that came before is durable.
     Pass(oneshot::Sender<Heads>),
     /// Append what came before this, then end.
@@ -66,7 +67,7 @@ pub(crate) struct Writer {
     pub(crate) log: Log,
     pub(crate) inbox: Receiver<Request>,
     pub(crate) tail: Arc<Tail>,
-    pub(crate) applier: Sender<Run>,
+    pub(crate) applier: Sender<(Run, Position)>,
     pub(crate) metrics: WriterMetrics,
     /// Set while there is no room for more of the log; publishes are refused meanwhile.
     pub(crate) no_segment: Arc<AtomicBool>,
@@ -103,6 +104,8 @@ struct Gathered {
     budgets: Vec<Budget>,
     placed: Vec<Placed>,
     passed: Vec<oneshot::Sender<Heads>>,
+    /// The last frames of gaps that came over links.
+    gaps: Vec<(Origin, Sequence)>,
     /// Given back with the group's end.
     tickets: Vec<Ticket>,
     /// Whether frames that wait could not be looked at for want of room in the group.
@@ -155,9 +158,14 @@ impl Writer {
     }
 
     fn one_group(&mut self, first: Option<Request>, gathered: &mut Gathered) -> Result<(), String> {
-        let room = self.gather(first, gathered);
-        if room.is_err() {
-            self.note_room(room)?;
+        match self.gather(first, gathered) {
+            Ok(()) => {}
+            Err(Stopped::NoRoom(error)) => self.note_room(Err(error))?,
+            Err(Stopped::Lost(error)) => {
+                return Err(format!(
+                    "{error}: it was rolled back; start the broker again with an empty data directory, and it gets all that its peers hold"
+                ));
+            }
         }
         let started = Instant::now();
         let bytes = self.log.pending_bytes();
@@ -168,14 +176,16 @@ impl Writer {
         let run = self.log.sync().map_err(|error| error.to_string())?;
         self.metrics.group(started.elapsed(), bytes, &run);
         self.tail.push(&run);
+        let through = self.sequencer.next_position();
+        self.tail.pass(&gathered.gaps, through);
         gathered.tell(self.sequencer.origin(), Durability::Disk);
-        if !run.is_empty() {
-            let durable = self.sequencer.next_position();
-            self.regions.advance(self.sequencer.report(), durable);
-            self.durable.send_replace(durable);
+        let is_empty = run.is_empty() && gathered.gaps.is_empty();
+        if !is_empty {
+            self.regions.advance(self.sequencer.report(), through);
+            self.durable.send_replace(through);
         }
         gathered.clear(&self.sequencer);
-        if !run.is_empty() && self.applier.send(run).is_err() {
+        if !is_empty && self.applier.send((run, through)).is_err() {
             return Err("the applier ended".to_owned());
         }
         if self.log.wants_roll() && !self.no_segment.load(Ordering::Relaxed) {
@@ -222,11 +232,7 @@ impl Writer {
     /// Sequences what is waiting, up to [`GROUP_BYTES`], into frames that are appended but not
     /// durable. What the log has no room for is refused before it is sequenced, and so is all that
     /// comes after it; frames of other regions wait instead.
-    fn gather(
-        &mut self,
-        first: Option<Request>,
-        gathered: &mut Gathered,
-    ) -> Result<(), WriteError> {
+    fn gather(&mut self, first: Option<Request>, gathered: &mut Gathered) -> Result<(), Stopped> {
         let Self {
             sequencer,
             log,
@@ -257,9 +263,14 @@ impl Writer {
                     }
                 }
                 Request::Foreign(frames) => {
-                    for (frame, ticket) in frames {
-                        bytes += frame.size();
-                        holding.offer(frame, ticket);
+                    for (item, ticket) in frames {
+                        match item {
+                            Item::Frame(frame) => {
+                                bytes += frame.size();
+                                holding.offer(frame, ticket);
+                            }
+                            Item::Gaps(gaps) => holding.offer_gaps(gaps, ticket),
+                        }
                     }
                 }
                 Request::Pass(passed) => gathered.passed.push(passed),
@@ -273,16 +284,12 @@ impl Writer {
         let _ = turn(frame, log, gathered);
         match room {
             Ok(()) => self.take_over(log_bytes, gathered),
-            full => full,
+            full => full.map_err(Stopped::from),
         }
     }
 
     /// Takes over the frames that wait for nothing any more, after the group's own ones.
-    fn take_over(
-        &mut self,
-        mut log_bytes: usize,
-        gathered: &mut Gathered,
-    ) -> Result<(), WriteError> {
+    fn take_over(&mut self, mut log_bytes: usize, gathered: &mut Gathered) -> Result<(), Stopped> {
         let Self {
             sequencer,
             log,
@@ -295,6 +302,8 @@ impl Writer {
             return Ok(());
         }
         log_bytes += sequencer.context_bytes();
+        log_bytes += holding.gaps().map(most_gap_bytes).sum::<usize>();
+        log.make_room(log_bytes)?;
         let now = wall_clock_ms();
         let mut room = Ok(());
         loop {
@@ -311,7 +320,17 @@ impl Writer {
                 fits
             };
             match holding.next(sequencer, now, &mut fits) {
-                None => return room,
+                None => return Ok(room?),
+                Some(Settled::Gaps(gaps, ticket)) => {
+                    gathered
+                        .gaps
+                        .extend(gaps.iter().map(|gap| (gap.origin, gap.last())));
+                    log.append_gaps(gaps, now);
+                    gathered.tickets.push(ticket);
+                }
+                Some(Settled::Refused(_, error @ AcceptError::Own { .. }, _)) => {
+                    return Err(Stopped::Lost(error));
+                }
                 Some(Settled::Known(ticket)) => drop(ticket),
                 Some(Settled::Refused(origin, error, ticket)) => {
                     regions.note_fork(origin, error.to_string());
@@ -323,6 +342,21 @@ impl Writer {
                 }
             }
         }
+    }
+}
+
+/// Why gathering ended before all was sequenced.
+enum Stopped {
+    /// There is no room for more of the log.
+    NoRoom(WriteError),
+    /// Peers hold frames of this broker that its log has lost. Writing on would give their
+    /// sequences twice.
+    Lost(AcceptError),
+}
+
+impl From<WriteError> for Stopped {
+    fn from(error: WriteError) -> Self {
+        Self::NoRoom(error)
     }
 }
 
@@ -527,6 +561,7 @@ impl Gathered {
         self.rows.clear();
         self.frames.clear();
         self.budgets.clear();
+        self.gaps.clear();
         self.tickets.clear();
         for passed in self.passed.drain(..) {
             let heads = sequencer.heads();

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anabranch_core::exchange::Ask;
 use anabranch_core::id::Position;
-use anabranch_core::sequencer::Foreign;
 use anabranch_core::stability::Report;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::block::{self, Item};
@@ -21,7 +20,9 @@ use tokio::time::{Instant, timeout};
 
 use super::wire::{Incoming, ReadError};
 use crate::config::Links;
-use crate::node::{Dialled, Error, LinkCredit, Node, Running, Seat, check_hello};
+use crate::node::{
+    Dialled, Error, LinkCredit, Node, Running, Seat, Shipment, Shipped, check_hello,
+};
 
 /// How long the other side may take to say who it is.
 const HELLO_BUDGET: Duration = Duration::from_secs(5);
@@ -284,18 +285,19 @@ impl Reading<'_> {
             .frames_in
             .fetch_add(items.len() as u64, Ordering::Relaxed);
         let mut rest = u64::from(raw);
-        let mut frames: Vec<(Foreign, _)> = Vec::with_capacity(items.len());
+        let mut taken = Vec::with_capacity(items.len());
         for item in items {
-            let Item::Frame(frame) = item else {
-                return Err(Ended::Protocol("gaps are not taken over yet"));
+            let bytes = match &item {
+                Item::Frame(frame) => (frame.size() as u64).min(rest),
+                // Small, and seldom.
+                Item::Gaps(_) => 0,
             };
-            let bytes = (frame.size() as u64).min(rest);
             rest -= bytes;
-            frames.push((frame, self.credit.take(bytes)));
+            taken.push((item, self.credit.take(bytes)));
         }
         // What a block has beside its frames.
         drop(self.credit.take(rest));
-        self.running.receive(frames)?;
+        self.running.receive(taken)?;
         Ok(())
     }
 }
@@ -463,12 +465,18 @@ fn make_block(
     compress: bool,
 ) -> Result<(Option<Block>, Position), String> {
     let shipment = running.shipment(ask, from, max_bytes);
-    let (commits, next) = shipment.map_err(|error| error.detail)?;
+    let Shipment {
+        items: shipped,
+        next,
+    } = shipment.map_err(|error| error.detail)?;
     let mut items = BytesMut::with_capacity(max_bytes);
-    for commit in &commits {
-        block::put_frame(commit, &mut items);
+    for item in &shipped {
+        match item {
+            Shipped::Frame(commit) => block::put_frame(commit, &mut items),
+            Shipped::Gaps(gaps) => block::put_gaps(gaps, &mut items),
+        }
     }
-    let frames = commits.len() as u64;
+    let frames = shipped.len() as u64;
     if frames == 0 {
         return Ok((None, next));
     }

@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 
 use anabranch_core::batch::Compression;
 use anabranch_core::frame::Commit;
+use anabranch_core::id::Position;
 use anabranch_core::lww::{self, Folded, Row};
 use parking_lot::RwLockWriteGuard;
 
@@ -125,6 +126,15 @@ impl Applier {
         image.folded >= options.image_rows
             || image.bytes() >= options.image_bytes
             || image.log_bytes >= options.log_bytes
+    }
+
+    /// Notes that the log holds nothing but gaps from what was applied last up to here.
+    pub fn pass_to(&mut self, position: Position) {
+        if position > self.mark.applied {
+            self.mark.applied = position;
+            let mut state = self.shared.state.write();
+            self.shared.publish(&mut state, self.mark);
+        }
     }
 
     /// Writes everything applied so far into the store and waits for it. For an orderly end, and

@@ -20,7 +20,7 @@ use super::*;
 struct Scene {
     writer: Writer,
     disk: MemoryDisk,
-    runs: Receiver<Run>,
+    runs: Receiver<(Run, Position)>,
     folding: Applier,
     _tables: TempDir,
 }
@@ -181,7 +181,7 @@ fn a_publish_to_a_stream_made_while_its_group_is_gathered_is_taken() {
     ended.unwrap();
     scene
         .folding
-        .apply(&scene.runs.try_recv().unwrap())
+        .apply(&scene.runs.try_recv().unwrap().0)
         .unwrap();
     known.still_there(&publish).unwrap();
 }
