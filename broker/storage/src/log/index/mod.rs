@@ -82,6 +82,13 @@ pub(crate) struct Extent {
     pub(crate) bytes: u32,
 }
 
+impl OriginRange {
+    /// Whether some of it is asked for.
+    pub(crate) fn has_asked(&self, ask: &Ask) -> bool {
+        ask.beyond(self.origin).is_some_and(|held| self.last > held)
+    }
+}
+
 impl ExtentList {
     /// The first offset after the list.
     pub(crate) fn next_offset(&self) -> Offset {
@@ -391,15 +398,6 @@ impl SegmentIndex {
             self.locate(range.origin, next)
         };
         self.origins.iter().filter_map(first_missing).min()
-    }
-
-    /// The first entry that holds a frame that is asked for.
-    pub(crate) fn first_asked(&self, ask: &Ask) -> Option<u32> {
-        let first_asked = |range: &OriginRange| {
-            let next = ask.beyond(range.origin)?.next().max(range.first);
-            self.locate(range.origin, next)
-        };
-        self.origins.iter().filter_map(first_asked).min()
     }
 
     /// The first entry stamped at or after this millisecond.

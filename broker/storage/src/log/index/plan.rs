@@ -129,19 +129,33 @@ impl SegmentIndex {
         }
     }
 
-    /// The entries from `from` on that hold something asked for, and the gaps.
+    /// The entries and gaps from `from` on that hold a frame that is asked for.
     pub(crate) fn plan_asked(&self, from: Position, ask: &Ask, max_bytes: usize) -> Plan {
+        let entries = self.entry_of(from)..self.entry_of(self.next());
+        self.take(entries, &self.asked(ask), max_bytes)
+    }
+
+    /// The first entry that holds a frame that is asked for.
+    pub(crate) fn first_asked(&self, ask: &Ask) -> Option<u32> {
+        // There may be a million entries, so where there is none it is not looked for.
+        if !self.origins.iter().any(|range| range.has_asked(ask)) {
+            return None;
+        }
+        let asked = self.asked(ask);
+        (0..self.entry_of(self.next())).find(|&entry| asked(entry))
+    }
+
+    /// Says which entries hold a frame that is asked for.
+    fn asked(&self, ask: &Ask) -> impl Fn(u32) -> bool {
         let beyond: Vec<_> = self
             .origins
             .iter()
             .map(|range| ask.beyond(range.origin))
             .collect();
-        let wanted = |entry: u32| {
+        move |entry| {
             let held = beyond[self.origin_number(entry)];
             held.is_some_and(|held| self.last_frame(entry).1 > held)
-        };
-        let entries = self.entry_of(from)..self.entry_of(self.next());
-        self.take(entries, &wanted, max_bytes)
+        }
     }
 
     /// Takes what is wanted of these entries.

@@ -91,10 +91,7 @@ impl Summary {
 
     /// Whether it holds a frame that is asked for.
     pub(crate) fn has_asked(&self, ask: &Ask) -> bool {
-        self.origins.iter().any(|range| {
-            let held = ask.beyond(range.origin);
-            held.is_some_and(|held| range.last > held)
-        })
+        self.origins.iter().any(|range| range.has_asked(ask))
     }
 
     /// The partitions of a stream.
