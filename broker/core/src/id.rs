@@ -272,7 +272,7 @@ impl StreamName {
         if fits && name.bytes().all(allowed) && name != "." && name != ".." {
             return Ok(Self {
                 name: name.into(),
-                id: id_of(name),
+                id: id_of(name.as_bytes()),
             });
         }
         Err(BadStreamName {
@@ -292,15 +292,28 @@ impl StreamName {
         self.name.starts_with('_')
     }
 
-    /// The stream's id.
+    /// The id of the first stream of this name.
     #[must_use]
     pub fn id(&self) -> StreamId {
         self.id
     }
+
+    /// The id of the stream of this name that was made after so many others were deleted.
+    #[must_use]
+    pub fn id_of_generation(&self, generation: u32) -> StreamId {
+        if generation == 0 {
+            return self.id;
+        }
+        let mut hashed = self.name.as_bytes().to_vec();
+        // No name holds a zero.
+        hashed.push(0);
+        hashed.extend_from_slice(&generation.to_le_bytes());
+        id_of(&hashed)
+    }
 }
 
-fn id_of(name: &str) -> StreamId {
-    let hash = blake3::hash(name.as_bytes());
+fn id_of(name: &[u8]) -> StreamId {
+    let hash = blake3::hash(name);
     let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
     StreamId(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
 }

@@ -12,6 +12,7 @@
 //! | [`frame`] | the unit of append and replication: header, parts, hash chain |
 //! | [`gap`] | what is left of frames of which nothing is left |
 //! | [`stream`] | what a stream is: merge mode, partitions, retention |
+//! | [`definition`] | how what several regions say of one stream becomes one definition |
 //! | [`partitioner`] | which partition a key belongs to |
 //! | [`producer`] | idempotent producers: a retried publish counts once |
 //! | [`sequencer`] | publishes in, one frame out: the only place that assigns sequences |
@@ -25,6 +26,7 @@
 
 pub mod batch;
 pub mod clock;
+pub mod definition;
 pub mod exchange;
 pub mod frame;
 pub mod gap;

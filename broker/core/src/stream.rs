@@ -1,7 +1,8 @@
 //! What a stream is.
 //!
 //! A definition is a row of the system stream [`SYSTEM_STREAM`]: its key is the stream's name, its
-//! value the JSON that HTTP shows. So definitions are logged, folded and replicated like all else.
+//! value the JSON that HTTP shows. So definitions are logged, folded and replicated like all else;
+//! how they merge, [`crate::definition`] says.
 
 use serde_json::{Map, Value, json};
 
@@ -59,6 +60,8 @@ pub struct StreamDefinition {
     pub retention: Retention,
     /// The regions that may hold its payload; `None` for all.
     pub regions: Option<Vec<RegionName>>,
+    /// How many streams of this name were deleted before. Not shown.
+    pub generation: u32,
 }
 
 /// Why a stream definition was refused.
@@ -113,6 +116,7 @@ impl StreamDefinition {
             partitions: 1,
             retention: Retention::default(),
             regions: None,
+            generation: 0,
         }
     }
 
@@ -126,10 +130,20 @@ impl StreamDefinition {
         Self::new(name, MergeMode::Lww)
     }
 
+    /// An id that no stream has: of the rows that say what is known of each name.
+    ///
+    /// # Panics
+    /// Never: the constant is a valid name.
+    #[must_use]
+    pub fn entries() -> StreamId {
+        let name = StreamName::parse("_definitions").expect("the constant is in the alphabet");
+        name.id()
+    }
+
     /// The stream's id.
     #[must_use]
     pub fn id(&self) -> StreamId {
-        self.name.id()
+        self.name.id_of_generation(self.generation)
     }
 
     /// Reads the JSON form of a stream that a user asks for.
@@ -137,6 +151,13 @@ impl StreamDefinition {
     /// # Errors
     /// With the field that is wrong.
     pub fn from_json(value: &Value) -> Result<Self, BadDefinition> {
+        let definition = Self::parse(value)?;
+        definition.check()?;
+        Ok(definition)
+    }
+
+    /// As [`StreamDefinition::from_json`], without a look at how the fields fit together.
+    pub(crate) fn parse(value: &Value) -> Result<Self, BadDefinition> {
         let fields = object(value, FIELDS)?;
         let name = text(fields, "name")?.ok_or(BadDefinition::Field {
             field: "name",
@@ -155,7 +176,6 @@ impl StreamDefinition {
             definition.retention = Retention::default().changed_by(retention)?;
         }
         definition.regions = regions(fields)?;
-        definition.check()?;
         Ok(definition)
     }
 
@@ -196,7 +216,7 @@ impl StreamDefinition {
         Ok(changed)
     }
 
-    /// The JSON form, which is also the stored form.
+    /// The JSON form.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let regions = self.regions.as_ref().map(|names| {

@@ -6,6 +6,7 @@
 //! | [`durable`] | the type of what has been synced: only this crate can make it |
 //! | [`data_dir`] | the directory of one broker: its lock, its format, its identity |
 //! | [`disk`] | files behind one small trait: the real ones, and in memory with faults |
+//! | [`history`] | the log, read again for tables that have to fold a stream again |
 //! | [`log`] | segments, group commit, recovery, reading, cleaning, verifying |
 //! | [`tables`] | rows folded from the log |
 
@@ -15,5 +16,6 @@ pub mod ballast;
 pub mod data_dir;
 pub mod disk;
 pub mod durable;
+pub mod history;
 pub mod log;
 pub mod tables;

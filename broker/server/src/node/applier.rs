@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use anabranch_core::id::Position;
-use anabranch_storage::tables::{Applier, Tables};
+use anabranch_storage::tables::{Applier, StreamMap};
 use crossbeam_channel::Receiver;
-use tokio::sync::watch;
 
-use super::regions::Regions;
+use super::Running;
 use super::writer::Run;
 
 /// Runs that wait for the applier; each is one group of the writer. When they are this many the
@@ -17,16 +16,29 @@ pub(crate) const RUNS_AHEAD: usize = 8;
 /// Folds until the writer is gone, then flushes. Returns why it ended early, if it did.
 pub(crate) fn run(
     mut applier: Applier,
-    tables: &Tables,
+    running: &Running,
     runs: &Receiver<(Run, Position)>,
-    applied: &Arc<watch::Sender<Position>>,
-    regions: &Regions,
 ) -> Result<(), String> {
+    let tables = &running.tables;
+    let mut streams = tables.streams();
     for (run, through) in runs {
         applier.apply(&run).map_err(|error| error.to_string())?;
         applier.pass_to(through);
-        applied.send_replace(tables.applied());
-        regions.note_applied(tables.applied());
+        running.applied.send_replace(tables.applied());
+        running.regions.note_applied(tables.applied());
+        let now = tables.streams();
+        if !Arc::ptr_eq(&now, &streams) {
+            forget_deleted(running, &streams, &now);
+            streams = now;
+        }
     }
     applier.flush().map_err(|error| error.to_string())
+}
+
+/// Streams may be deleted in other regions, too.
+fn forget_deleted(running: &Running, before: &StreamMap, now: &StreamMap) {
+    let ids = before.iter().map(|definition| definition.id());
+    for gone in ids.filter(|&id| now.get(id).is_none()) {
+        running.forget_stream(gone);
+    }
 }

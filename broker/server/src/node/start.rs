@@ -12,6 +12,7 @@ use anabranch_core::vector::VersionVector;
 use anabranch_storage::ballast::{BALLAST_BYTES, Ballast};
 use anabranch_storage::data_dir::{DataDir, DataDirError};
 use anabranch_storage::disk::RealDisk;
+use anabranch_storage::history;
 use anabranch_storage::log::{
     CleanError, Cleaner, Filter, Log, LogOptions, LogReader, OpenError, Opened, ReadError,
 };
@@ -82,6 +83,7 @@ pub(crate) fn start(node: &Arc<Node>, config: &Config) -> Result<Stopper, StartE
     let expected = expected_brokers(config, &opened);
     let (tables, mut applier) =
         open_tables(node, &data_dir, config, &opened.reader, expected.is_some())?;
+    applier.read_history_with(history::of(opened.reader.clone()));
     replay(node, &opened.reader, &tables, &mut applier)?;
     let stopper = run(node, config, data_dir, opened, (tables, applier, expected))?;
     node.phase.send_replace(Phase::Ready);
@@ -272,13 +274,7 @@ fn spawn_applier(
 ) -> Result<JoinHandle<()>, StartError> {
     let (phase, running) = (Arc::clone(&node.phase), Arc::clone(running));
     spawn("applier", move || {
-        let Running {
-            tables,
-            applied,
-            regions,
-            ..
-        } = &*running;
-        if let Err(reason) = applier::run(applier, tables, &runs, applied, regions) {
+        if let Err(reason) = applier::run(applier, &running, &runs) {
             fail(&phase, "the tables cannot be written", &reason);
         }
     })

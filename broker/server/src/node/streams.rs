@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anabranch_core::batch::{BatchBuilder, NewRecord, Operation};
+use anabranch_core::definition;
 use anabranch_core::id::{Offset, PartitionId, StreamName};
 use anabranch_core::sequencer::Publish;
 use anabranch_core::stream::StreamDefinition;
@@ -12,6 +13,15 @@ use serde_json::Value;
 
 use super::publish::{Ack, Group};
 use super::{Error, Running, error, wall_clock_ms};
+
+/// What is written of a definition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Said {
+    /// The stream is this.
+    Is,
+    /// The stream was this.
+    IsGone,
+}
 
 /// What became of the wish for a stream.
 #[derive(Clone, Debug)]
@@ -80,9 +90,12 @@ impl Running {
     }
 
     /// Creates a stream, or finds it there as wished.
-    pub(crate) async fn create_stream(&self, wish: StreamDefinition) -> Result<Created, Error> {
+    pub(crate) async fn create_stream(&self, mut wish: StreamDefinition) -> Result<Created, Error> {
         let _one_at_a_time = self.defining.lock().await;
-        if let Some(held) = self.tables.streams().by_name(wish.name.as_str()) {
+        let streams = self.tables.streams();
+        wish.generation = streams.next_generation(wish.name.as_str());
+        if let Some(held) = streams.by_name(wish.name.as_str()) {
+            wish.generation = held.generation;
             if **held == wish {
                 return Ok(Created::Same(Arc::clone(held)));
             }
@@ -95,8 +108,7 @@ impl Running {
                 ),
             ));
         }
-        let value = wish.to_json().to_string();
-        self.write_definition(&wish.name, Some(&value)).await?;
+        self.write_definition(&wish, Said::Is).await?;
         Ok(Created::New(self.stream(wish.name.as_str())?))
     }
 
@@ -110,8 +122,7 @@ impl Running {
         let held = self.writable_stream(name)?;
         let changed = held.changed_by(change)?;
         if changed != *held {
-            let value = changed.to_json().to_string();
-            self.write_definition(&held.name, Some(&value)).await?;
+            self.write_definition(&changed, Said::Is).await?;
         }
         self.stream(name)
     }
@@ -129,7 +140,7 @@ impl Running {
     async fn delete_to_the_end(&self, name: &str) -> Result<(), Error> {
         let _one_at_a_time = self.defining.lock().await;
         let held = self.writable_stream(name)?;
-        self.write_definition(&held.name, None).await?;
+        self.write_definition(&held, Said::IsGone).await?;
         // The writer refuses publishes to it from here on; what it took before is durable after
         // this, and dropped with the rest.
         self.pass_the_writer().await;
@@ -140,28 +151,44 @@ impl Running {
         Ok(())
     }
 
-    async fn write_definition(&self, name: &StreamName, value: Option<&str>) -> Result<Ack, Error> {
-        let mut batch = BatchBuilder::default();
-        batch.push(&NewRecord {
-            operation: if value.is_some() {
-                Operation::Put
-            } else {
-                Operation::Delete
-            },
+    async fn write_definition(
+        &self,
+        definition: &StreamDefinition,
+        said: Said,
+    ) -> Result<Ack, Error> {
+        let value = definition::put_value(definition);
+        let header = definition::delete_header(definition.generation);
+        let header = header
+            .as_ref()
+            .map(|(name, value)| (*name, Some(value.as_bytes())));
+        let record = NewRecord {
             timestamp: wall_clock_ms().cast_signed(),
-            key: Some(name.as_str().as_bytes()),
-            value: value.map(str::as_bytes),
-            headers: &[],
-        })?;
+            key: Some(definition.name.as_str().as_bytes()),
+            ..NewRecord::default()
+        };
+        let record = match said {
+            Said::Is => NewRecord {
+                operation: Operation::Put,
+                value: Some(value.as_bytes()),
+                ..record
+            },
+            Said::IsGone => NewRecord {
+                operation: Operation::Delete,
+                headers: header.as_slice(),
+                ..record
+            },
+        };
+        let mut batch = BatchBuilder::default();
+        batch.push(&record)?;
         let publish = Publish {
             stream: StreamDefinition::system().id(),
             partition: PartitionId::new(0),
             batch: batch.finish(None)?,
         };
         let group = Group::One(publish);
-        let ack = match value {
-            Some(_) => self.publish(group, Durability::Disk).await?,
-            None => self.publish_into_reserve(group, Durability::Disk).await?,
+        let ack = match said {
+            Said::Is => self.publish(group, Durability::Disk).await?,
+            Said::IsGone => self.publish_into_reserve(group, Durability::Disk).await?,
         };
         self.wait_applied(self.reader.next_position()).await;
         Ok(ack)

@@ -256,6 +256,14 @@ impl Running {
         let _ = waited.await;
     }
 
+    /// A stream is gone: so is what it has in the log, and those who follow it must notice.
+    pub(super) fn forget_stream(&self, stream: StreamId) {
+        self.trims.lock().remove(&stream);
+        let (done, _) = oneshot::channel();
+        self.ask_upkeep(Chore::Drop(stream, self.reader.next_position(), done));
+        self.tail.wake_all();
+    }
+
     fn ask_upkeep(&self, chore: Chore) {
         if let Some(chores) = &*self.chores.lock() {
             // The thread ends only after its sender is gone.

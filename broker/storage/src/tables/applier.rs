@@ -5,8 +5,9 @@ use std::thread::JoinHandle;
 
 use anabranch_core::batch::Compression;
 use anabranch_core::frame::Commit;
-use anabranch_core::id::Position;
-use anabranch_core::lww::{self, Folded, Row};
+use anabranch_core::id::{Position, StreamId};
+use anabranch_core::lww::{self, Folded, Row, Stability};
+use anabranch_core::stream::{MergeMode, StreamDefinition};
 use parking_lot::RwLockWriteGuard;
 
 use super::error::TablesError;
@@ -29,8 +30,14 @@ pub struct Applier {
     shared: Arc<Shared>,
     mark: Mark,
     streams: Arc<StreamMap>,
+    history: Option<Box<ReadHistory>>,
     flusher: Option<JoinHandle<()>>,
 }
+
+/// Reads the log again from a position on, some of it at a time: frames of a stream, and the
+/// position after them.
+pub type ReadHistory =
+    dyn FnMut(StreamId, Position) -> Result<(Vec<Durable<Arc<Commit>>>, Position), String> + Send;
 
 impl Applier {
     pub(super) fn new(
@@ -43,6 +50,7 @@ impl Applier {
             shared,
             mark,
             streams,
+            history: None,
             flusher: Some(flusher),
         }
     }
@@ -69,6 +77,13 @@ impl Applier {
     fn fold(&mut self, run: &[Durable<Arc<Commit>>]) -> Result<(), TablesError> {
         let streams = Arc::clone(&self.streams);
         let opened = Opened::of(run, self.mark, streams, &self.shared)?;
+        if !opened.anew.is_empty() {
+            return self.fold_anew(run, opened);
+        }
+        self.fold_opened(opened)
+    }
+
+    fn fold_opened(&mut self, opened: Opened) -> Result<(), TablesError> {
         let writes = opened.writes(self.shared.hasher)?;
         let is_full = loop {
             let ahead = Ahead::of(&self.shared, &opened, &writes)?;
@@ -82,6 +97,65 @@ impl Applier {
             drop(self.shared.freeze()?);
         }
         Ok(())
+    }
+
+    /// Folds commits of which one changes how a stream merges: the rows of that stream are dropped,
+    /// and its records before the commit folded again. Until that is done the tables say that they
+    /// are where the commit begins; so a start after a crash does it again.
+    fn fold_anew(
+        &mut self,
+        run: &[Durable<Arc<Commit>>],
+        opened: Opened,
+    ) -> Result<(), TablesError> {
+        if run.len() > 1 {
+            return run.chunks(1).try_for_each(|commit| self.fold(commit));
+        }
+        let (streams, end) = (Arc::clone(&opened.streams), opened.mark.applied);
+        let dropped = opened.parts.iter().flat_map(|part| part.dropped.iter());
+        let dropped: Vec<_> = dropped.copied().collect();
+        self.shared.hold_watermark(true);
+        for &stream in &opened.anew {
+            tracing::info!(%stream, position = %self.mark.applied, "a stream merges otherwise than it did: its rows are folded anew");
+            self.shared.state.write().active.drop_stream(stream);
+            let folds = |d: &Arc<StreamDefinition>| d.merge != MergeMode::Append;
+            if streams.get(stream).is_some_and(folds) {
+                self.fold_again(stream, &streams, end)?;
+            }
+        }
+        self.shared.hold_watermark(false);
+        // The commit itself may hold records of the stream before its definition.
+        let mut opened = Opened::of(run, self.mark, streams, &self.shared)?;
+        opened.drop_also(dropped);
+        self.fold_opened(opened)
+    }
+
+    /// Folds what the log has of a stream before a position.
+    fn fold_again(
+        &mut self,
+        stream: StreamId,
+        streams: &Arc<StreamMap>,
+        end: Position,
+    ) -> Result<(), TablesError> {
+        let mut at = Position::default();
+        while at < end {
+            let Some(history) = &mut self.history else {
+                return Err(TablesError::History {
+                    what: "nobody reads it".to_owned(),
+                });
+            };
+            let (run, next) = history(stream, at).map_err(|what| TablesError::History { what })?;
+            let before = run.partition_point(|commit| commit.position.next() < end);
+            let streams = Arc::clone(streams);
+            let again = Opened::again(&run[..before], stream, self.mark, streams)?;
+            self.fold_opened(again)?;
+            at = next;
+        }
+        Ok(())
+    }
+
+    /// Where frames come from that have to be folded again.
+    pub fn read_history_with(&mut self, read: Box<ReadHistory>) {
+        self.history = Some(read);
     }
 
     /// Folds a run and tells whether the image is full. `None` when a reader froze the image
@@ -237,11 +311,15 @@ fn fold_part(
         }
         for (n, write) in writes.writes[from..to].iter().enumerate() {
             let held = match part.against {
-                Against::Older => None,
+                Against::Older | Against::Settled => None,
                 Against::Any => held(active, hashes[n], write, below.get(from + n)),
             };
             let stamp = part.stamp(write);
-            match lww::fold(held, write.value, stamp, shared.stability(stamp)) {
+            let stability = match part.against {
+                Against::Settled => Stability::Stable,
+                Against::Older | Against::Any => shared.stability(stamp),
+            };
+            match lww::fold(held, write.value, stamp, stability) {
                 Folded::Unchanged => {}
                 Folded::Store(row) => active.put(hashes[n], write.key, Some(row)),
                 Folded::Remove => active.put(hashes[n], write.key, None),
@@ -270,8 +348,6 @@ fn held<'a>(
 
 #[cfg(test)]
 mod tests {
-    use anabranch_core::stream::MergeMode;
-
     use super::super::tests::history::{History, Write, batch, id};
     use super::*;
 

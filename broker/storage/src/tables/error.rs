@@ -29,6 +29,12 @@ pub enum TablesError {
         /// As the store says it.
         what: String,
     },
+    /// What was folded before has to be folded again, and cannot be read.
+    #[error("the log cannot be read again: {what}")]
+    History {
+        /// What is wrong.
+        what: String,
+    },
     /// A batch in the log does not read.
     #[error("entry {position} of the log cannot be folded into stream {stream}: {source}")]
     Batch {

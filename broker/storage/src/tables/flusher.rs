@@ -22,10 +22,12 @@ fn run(shared: &Shared) {
     let mut sweep = None;
     loop {
         let done = match shared.next_work(sweep.is_some()) {
-            Work::Flush(frozen) => flush(shared, &frozen).map(|()| shared.flushed()),
+            Work::Flush(frozen) => flush(shared, &frozen).map(|()| shared.flushed(frozen.mark)),
             Work::Sweep => {
-                let begin = || (KeySpan::all().from, shared.watermark());
+                let begin = || (KeySpan::all().from, shared.store_watermark());
                 let (from, watermark) = sweep.take().unwrap_or_else(begin);
+                // Nothing is left out while older frames are folded again.
+                let watermark = shared.store_watermark().min(watermark);
                 let swept = shared.store.sweep(from, watermark);
                 swept.map(|next| sweep = next.map(|next| (next, watermark)))
             }
@@ -40,12 +42,9 @@ fn run(shared: &Shared) {
 
 fn flush(shared: &Shared, frozen: &Frozen) -> Result<(), TablesError> {
     let began = Instant::now();
-    shared.store.ingest(
-        &frozen.image,
-        frozen.order(),
-        frozen.mark,
-        shared.watermark(),
-    )?;
+    shared
+        .store
+        .ingest(&frozen.image, frozen.order(), frozen.mark, frozen.watermark)?;
     tracing::debug!(
         rows = frozen.image.len(),
         folded = frozen.image.folded,

@@ -43,10 +43,9 @@ use std::sync::Arc;
 
 use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::id::{Position, StreamId};
-use anabranch_core::stream::StreamDefinition;
 use bytes::Bytes;
 
-pub use applier::Applier;
+pub use applier::{Applier, ReadHistory};
 pub use error::TablesError;
 pub use stream_map::StreamMap;
 
@@ -398,15 +397,16 @@ impl<'a, 'm> Pages<'a, 'm> {
     }
 }
 
-/// The definitions that the rows of the system stream hold.
+/// The definitions that the entries hold.
 fn read_streams(shared: &Shared) -> Result<StreamMap, TablesError> {
     let mut streams = StreamMap::default();
-    let span = KeySpan::of_stream(StreamDefinition::system().id());
+    let span = KeySpan::of_stream(shared.entries);
     let mut moment = Moment::take(shared, &span, Wanted::ALL, Caching::Keep)?;
     while moment.advance()? {
         let (key, stored) = moment.row()?;
         if let Some(value) = shared.row(stored)?.value {
-            streams.insert(stream_map::read_definition(key.key, value)?);
+            let name = stream_map::read_name(key.key)?;
+            streams.set(&name, &stream_map::read_entry(&name, value)?);
         }
     }
     Ok(streams)

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use anabranch_core::batch::{Batch, BatchError, Record, Records};
+use anabranch_core::definition::{Entry, Said, put_value};
 use anabranch_core::frame::{Commit, CommitPart};
-use anabranch_core::id::{Position, StreamId};
-use anabranch_core::lww::{self, Folded, Row, Stamp};
+use anabranch_core::id::{Position, StreamId, StreamName};
+use anabranch_core::lww::Stamp;
 use anabranch_core::stream::MergeMode;
 use hashbrown::HashMap;
 
@@ -14,7 +15,7 @@ use super::image::{Hash, Hasher};
 use super::key::RowKey;
 use super::shared::Shared;
 use super::store::Mark;
-use super::stream_map::{StreamMap, read_definition, read_name};
+use super::stream_map::{Outdated, StreamMap, read_entry, read_name, unreadable};
 use crate::durable::Durable;
 
 /// How the writes of a part compare with everything folded before them.
@@ -24,6 +25,8 @@ pub(super) enum Against {
     Older,
     /// Perhaps stamped before a row that is held.
     Any,
+    /// Not by stamps: what they make of the rows was found out already.
+    Settled,
 }
 
 /// The records of one part of a commit, opened.
@@ -34,7 +37,9 @@ pub(super) struct Part {
     /// Stamp of the record whose offset delta is 0.
     first: Stamp,
     pub(super) against: Against,
-    /// Streams that cease to exist with this part.
+    /// Rows of the system stream and of the entries, as they are after this part of it.
+    definitions: Vec<(StreamId, Vec<u8>, Option<Vec<u8>>)>,
+    /// Streams that lose their rows with this part.
     pub(super) dropped: Vec<StreamId>,
 }
 
@@ -89,6 +94,19 @@ impl Part {
     }
 
     fn add_writes<'a>(&'a self, hasher: Hasher, into: &mut Writes<'a>) -> Result<(), TablesError> {
+        if self.against == Against::Settled {
+            for (stream, key, value) in &self.definitions {
+                let key = RowKey::new(*stream, key);
+                into.hashes.push(hasher.hash(key));
+                into.writes.push(Write {
+                    key,
+                    value: value.as_deref(),
+                    offset_delta: 0,
+                });
+            }
+            into.ends.push(into.writes.len());
+            return Ok(());
+        }
         for record in self.records() {
             let (key, record) = record?;
             let key = RowKey::new(self.stream, key);
@@ -123,6 +141,8 @@ pub(super) struct Opened {
     /// All streams after the run.
     pub(super) streams: Arc<StreamMap>,
     pub(super) log_bytes: u64,
+    /// Streams whose records have to be folded anew.
+    pub(super) anew: Vec<StreamId>,
 }
 
 impl Opened {
@@ -138,10 +158,40 @@ impl Opened {
             mark,
             streams,
             log_bytes: 0,
+            anew: Vec::new(),
         };
         let mut definitions = Definitions::default();
         for commit in run {
             opened.add(commit, &mut definitions, shared)?;
+        }
+        Ok(opened)
+    }
+
+    /// Records of one stream that were passed before; nothing else advances. They may be stamped
+    /// before anything that is held.
+    pub(super) fn again(
+        run: &[Durable<Arc<Commit>>],
+        stream: StreamId,
+        mark: Mark,
+        streams: Arc<StreamMap>,
+    ) -> Result<Self, TablesError> {
+        let mut opened = Self {
+            parts: Vec::with_capacity(run.len()),
+            mark,
+            streams,
+            log_bytes: 0,
+            anew: Vec::new(),
+        };
+        for commit in run {
+            let first = Stamp {
+                timestamp: commit.header.timestamp,
+                origin: commit.header.origin,
+            };
+            for part in commit.parts.iter().filter(|p| p.header.stream == stream) {
+                let part = opened.open(part, commit.position, first, Against::Any)?;
+                opened.parts.extend(part);
+            }
+            opened.log_bytes += commit.size() as u64;
         }
         Ok(opened)
     }
@@ -174,7 +224,8 @@ impl Opened {
                 continue;
             };
             if part.stream == shared.system {
-                part.dropped = definitions.fold(&part, &mut self.streams, shared)?;
+                self.anew
+                    .extend(definitions.fold(&mut part, &mut self.streams, shared)?);
             }
             self.parts.push(part);
         }
@@ -211,8 +262,17 @@ impl Opened {
             records,
             first: stamp_of(frame, part.first_index),
             against,
+            definitions: Vec::new(),
             dropped: Vec::new(),
         }))
+    }
+
+    /// Lets streams lose their rows as well. No stream comes again under its id, so it does not
+    /// matter when.
+    pub(super) fn drop_also(&mut self, streams: Vec<StreamId>) {
+        if let Some(part) = self.parts.last_mut() {
+            part.dropped.extend(streams);
+        }
     }
 
     /// All writes of the run.
@@ -225,48 +285,63 @@ impl Opened {
     }
 }
 
-/// Rows of the system stream as the run leaves them, ahead of the tables.
+/// What is known of names as the run leaves it, ahead of the tables.
 #[derive(Default)]
 struct Definitions {
-    held: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    known: HashMap<StreamName, Entry>,
 }
 
 impl Definitions {
-    /// Folds a part of the system stream into the map; gives the streams that are gone.
+    /// Folds a part of the system stream into the map; gives the streams to be folded anew.
     fn fold(
         &mut self,
-        part: &Part,
+        part: &mut Part,
         streams: &mut Arc<StreamMap>,
         shared: &Shared,
     ) -> Result<Vec<StreamId>, TablesError> {
-        let mut dropped = Vec::new();
+        let (mut definitions, mut dropped, mut anew) = (Vec::new(), Vec::new(), Vec::new());
         for record in part.records() {
             let (key, record) = record?;
+            let name = read_name(key)?;
+            let said = Said::read(&name, &record).map_err(|error| unreadable(&name, &error))?;
             let stamp = stamp_of(part.first, record.offset_delta);
-            let held = match self.held.get(key) {
-                Some(held) => held.clone(),
-                None => shared.stored(RowKey::new(part.stream, key))?,
+            let entry = match self.known_of(&name, shared)? {
+                Some(entry) => entry.join(said, stamp),
+                None => Entry::new(said, stamp),
             };
-            let held = held.as_deref().map(|row| shared.row(row)).transpose()?;
-            let folded = lww::fold(held, written(&record), stamp, shared.stability(stamp));
-            let row = match folded {
-                Folded::Unchanged => continue,
-                Folded::Store(row) => Some(row),
-                Folded::Remove => None,
-            };
-            self.held.insert(key.to_vec(), row.map(encoded));
-            let streams = Arc::make_mut(streams);
-            match row.and_then(|row| row.value) {
-                Some(value) => streams.insert(read_definition(key, value)?),
-                None => dropped.extend(streams.remove(&read_name(key)?)),
+            let shown = entry.definition().map(|d| put_value(&d).into_bytes());
+            definitions.push((
+                shared.entries,
+                key.to_vec(),
+                Some(entry.encode().into_bytes()),
+            ));
+            definitions.push((shared.system, key.to_vec(), shown));
+            match Arc::make_mut(streams).set(&name, &entry) {
+                Some(Outdated::Gone(stream)) => dropped.push(stream),
+                Some(Outdated::OtherMerge(stream)) => anew.push(stream),
+                None => {}
             }
+            self.known.insert(name, entry);
         }
-        Ok(dropped)
+        part.against = Against::Settled;
+        part.definitions = definitions;
+        part.dropped = dropped;
+        Ok(anew)
     }
-}
 
-fn encoded(row: Row<'_>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(row.stored_len());
-    row.encode(&mut bytes);
-    bytes
+    fn known_of(
+        &mut self,
+        name: &StreamName,
+        shared: &Shared,
+    ) -> Result<Option<Entry>, TablesError> {
+        if let Some(entry) = self.known.remove(name) {
+            return Ok(Some(entry));
+        }
+        let key = RowKey::new(shared.entries, name.as_str().as_bytes());
+        let Some(stored) = shared.stored(key)? else {
+            return Ok(None);
+        };
+        let value = shared.row(&stored)?.value.unwrap_or_default();
+        read_entry(name, value).map(Some)
+    }
 }

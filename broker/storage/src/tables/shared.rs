@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::id::{Position, StreamId};
@@ -27,6 +27,9 @@ use super::{ALONE, TablesOptions};
 pub(super) struct Frozen {
     pub(super) image: Image,
     pub(super) mark: Mark,
+    /// All frames after the mark are stamped later. One that was raised since does not say so of
+    /// those that a start folds again.
+    pub(super) watermark: HybridTimestamp,
     order: OnceLock<Vec<At>>,
 }
 
@@ -114,11 +117,17 @@ pub(super) struct Shared {
     pub(super) hasher: Hasher,
     /// The stream whose rows define streams.
     pub(super) system: StreamId,
+    /// Where what is known of names is kept, deleted ones included. It is no stream.
+    pub(super) entries: StreamId,
     pub(super) state: RwLock<State>,
     pub(super) streams: ArcSwap<StreamMap>,
     /// Copy of the state's position, for those who only want to know it.
     applied: AtomicU64,
     watermark: AtomicU64,
+    /// Whether older frames are folded again, so that no stamp may be left out.
+    holds_watermark: AtomicBool,
+    /// What the store holds is the fold of the log up to here.
+    stored: AtomicU64,
     freezing: Mutex<()>,
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -141,6 +150,7 @@ impl Shared {
             store,
             hasher: Hasher::random(),
             system: StreamDefinition::system().id(),
+            entries: StreamDefinition::entries(),
             state: RwLock::new(State {
                 active: Image::for_rows(0),
                 frozen: VecDeque::new(),
@@ -150,6 +160,8 @@ impl Shared {
             streams: ArcSwap::from_pointee(streams),
             applied: AtomicU64::new(mark.applied.get()),
             watermark: AtomicU64::new(watermark.get()),
+            holds_watermark: AtomicBool::new(false),
+            stored: AtomicU64::new(mark.applied.get()),
             freezing: Mutex::new(()),
             queue: Mutex::new(Queue::default()),
             changed: Condvar::new(),
@@ -251,6 +263,7 @@ impl Shared {
         let frozen = Arc::new(Frozen {
             image: std::mem::replace(&mut state.active, next),
             mark: state.mark,
+            watermark: self.watermark(),
             order: OnceLock::new(),
         });
         state.frozen.push_front(Arc::clone(&frozen));
@@ -304,12 +317,34 @@ impl Shared {
     /// Whether everything that is stored with a stamp can do without by now.
     pub(super) fn wants_sweep(&self) -> bool {
         let newest = self.store.kept().unstable_to;
-        newest > HybridTimestamp::ZERO && newest <= self.watermark()
+        newest > HybridTimestamp::ZERO && newest <= self.store_watermark()
+    }
+
+    /// Every write that is not in the store is stamped later, also those that a start folds again.
+    pub(super) fn store_watermark(&self) -> HybridTimestamp {
+        if self.holds_watermark.load(Ordering::Acquire) {
+            return HybridTimestamp::ZERO;
+        }
+        let kept = self.store.kept().stable_to;
+        // Looked at before the positions: what it was found with was applied when it was raised.
+        let raised = self.watermark();
+        match self.stored.load(Ordering::Acquire) >= self.applied().get() {
+            true => kept.max(raised),
+            false => kept,
+        }
     }
 
     /// Every write to come is stamped later.
     pub(super) fn watermark(&self) -> HybridTimestamp {
+        if self.holds_watermark.load(Ordering::Acquire) {
+            return HybridTimestamp::ZERO;
+        }
         HybridTimestamp::new(self.watermark.load(Ordering::Acquire))
+    }
+
+    /// Whether older frames are folded again.
+    pub(super) fn hold_watermark(&self, holds: bool) {
+        self.holds_watermark.store(holds, Ordering::Release);
     }
 
     pub(super) fn raise_watermark(&self, watermark: HybridTimestamp) {
@@ -331,7 +366,8 @@ impl Shared {
     }
 
     /// Forgets the oldest image, which is in the store now.
-    pub(super) fn flushed(&self) {
+    pub(super) fn flushed(&self, mark: Mark) {
+        self.stored.store(mark.applied.get(), Ordering::Release);
         let gone = self.state.write().frozen.pop_back();
         let mut queue = self.queue.lock();
         queue.waiting.pop_front();

@@ -27,7 +27,7 @@ use super::key::KeySpan;
 
 /// Sorts before every row: rows have keys of eight bytes and more.
 const MARK_KEY: &[u8] = &[0];
-const MARK_VERSION: u8 = 2;
+const MARK_VERSION: u8 = 3;
 const MARK_BYTES: usize = 45;
 
 /// Compaction of level 0 begins at this many files: two of each flush, so every four flushes.

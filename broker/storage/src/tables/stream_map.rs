@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anabranch_core::definition::{BadEntry, Entry};
 use anabranch_core::id::{StreamId, StreamName};
 use anabranch_core::stream::StreamDefinition;
 use hashbrown::HashMap;
@@ -14,6 +15,8 @@ use super::error::TablesError;
 pub struct StreamMap {
     by_id: HashMap<StreamId, Arc<StreamDefinition>>,
     by_name: BTreeMap<Box<str>, Arc<StreamDefinition>>,
+    /// Generations of the next streams of names whose last one was deleted.
+    next: HashMap<Box<str>, u32>,
 }
 
 impl Default for StreamMap {
@@ -21,6 +24,7 @@ impl Default for StreamMap {
         let mut map = Self {
             by_id: HashMap::new(),
             by_name: BTreeMap::new(),
+            next: HashMap::new(),
         };
         map.insert(StreamDefinition::system());
         map
@@ -38,6 +42,12 @@ impl StreamMap {
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<&Arc<StreamDefinition>> {
         self.by_name.get(name)
+    }
+
+    /// The generation of a stream that is made of this name.
+    #[must_use]
+    pub fn next_generation(&self, name: &str) -> u32 {
+        self.next.get(name).copied().unwrap_or(0)
     }
 
     /// All streams, ordered by name.
@@ -64,15 +74,38 @@ impl StreamMap {
         self.by_name.insert(name, definition);
     }
 
-    /// Removes a stream and gives its id; `None` when there is none that can be removed.
-    pub(super) fn remove(&mut self, name: &StreamName) -> Option<StreamId> {
+    /// Makes a name what its entry says. Gives the stream whose rows are of no use any more.
+    pub(super) fn set(&mut self, name: &StreamName, entry: &Entry) -> Option<Outdated> {
         if name.is_system() {
             return None;
         }
-        let definition = self.by_name.remove(name.as_str())?;
-        self.by_id.remove(&definition.id());
-        Some(definition.id())
+        let before = self.by_name.remove(name.as_str());
+        if let Some(before) = &before {
+            self.by_id.remove(&before.id());
+        }
+        let Some(definition) = entry.definition() else {
+            self.next
+                .insert(name.as_str().into(), entry.next_generation());
+            return before.map(|before| Outdated::Gone(before.id()));
+        };
+        self.next.remove(name.as_str());
+        let (id, merge) = (definition.id(), definition.merge);
+        self.insert(definition);
+        match before {
+            Some(before) if before.id() != id => Some(Outdated::Gone(before.id())),
+            Some(before) if before.merge != merge => Some(Outdated::OtherMerge(id)),
+            _ => None,
+        }
     }
+}
+
+/// Why the rows of a stream are of no use any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outdated {
+    /// There is no such stream any more.
+    Gone(StreamId),
+    /// Its merge mode turned out to be another one: its records have to be folded anew.
+    OtherMerge(StreamId),
 }
 
 /// The name in a key of the system stream.
@@ -84,19 +117,14 @@ pub(super) fn read_name(key: &[u8]) -> Result<StreamName, TablesError> {
     })
 }
 
-/// The definition in a row of the system stream.
-pub(super) fn read_definition(key: &[u8], value: &[u8]) -> Result<StreamDefinition, TablesError> {
-    let name = read_name(key)?;
-    let wrong = |what: String| TablesError::Definition {
+/// What is known of a name, from its row among the entries.
+pub(super) fn read_entry(name: &StreamName, stored: &[u8]) -> Result<Entry, TablesError> {
+    Entry::decode(name, stored).map_err(|error| unreadable(name, &error))
+}
+
+pub(super) fn unreadable(name: &StreamName, error: &BadEntry) -> TablesError {
+    TablesError::Definition {
         name: name.to_string(),
-        what,
-    };
-    let json = serde_json::from_slice(value).map_err(|error| wrong(error.to_string()))?;
-    let definition =
-        StreamDefinition::from_json(&json).map_err(|error| wrong(error.to_string()))?;
-    if definition.name == name {
-        Ok(definition)
-    } else {
-        Err(wrong(format!("it names {:?}", definition.name.as_str())))
+        what: error.to_string(),
     }
 }

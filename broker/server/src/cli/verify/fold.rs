@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use anabranch_core::id::{Position, StreamId};
 use anabranch_core::lww::Row;
+use anabranch_core::stream::StreamDefinition;
 use anabranch_storage::data_dir::DataDir;
 use anabranch_storage::disk::RealDisk;
+use anabranch_storage::history;
 use anabranch_storage::log::{Filter, Log, LogOptions, LogReader};
 use anabranch_storage::tables::{Applier, StreamMap, Tables, TablesError, TablesOptions};
 use anyhow::Context;
@@ -98,6 +100,7 @@ impl Compared {
 
 /// Folds what tables lack of the log.
 fn fold(reader: &LogReader, tables: &Tables, mut applier: Applier) -> anyhow::Result<()> {
+    applier.read_history_with(history::of(reader.clone()));
     let end = reader.next_position();
     let mut at = tables.applied().max(reader.start_position());
     let bar = progress(Some(end.get().saturating_sub(at.get())), "rows");
@@ -132,7 +135,8 @@ fn compare_all(
             Ordering::Greater => (None, folded.next()),
             Ordering::Equal => (held.next(), folded.next()),
         };
-        rows += u64::from(left.is_some());
+        let is_row = |row: &Shown| row.0 != StreamDefinition::entries();
+        rows += u64::from(left.as_ref().is_some_and(is_row));
         if let Some(difference) = difference(left, right) {
             differences += 1;
             if differences <= TOLD {

@@ -64,7 +64,8 @@ impl Run {
     }
 
     fn check_gets(&mut self) {
-        let stream = id(STREAMS[self.scenario.rng.usize(..3)]);
+        let name = STREAMS[self.scenario.rng.usize(..3)];
+        let stream = self.scenario.id(name);
         let keys: Vec<_> = (0..20)
             .map(|_| (stream, Bytes::from(self.scenario.key())))
             .collect();
@@ -77,7 +78,8 @@ impl Run {
     }
 
     fn check_scan(&mut self) {
-        let stream = id(STREAMS[self.scenario.rng.usize(..3)]);
+        let name = STREAMS[self.scenario.rng.usize(..3)];
+        let stream = self.scenario.id(name);
         let prefixes: [&[u8]; 5] = [b"", b"k", b"k1", b"\xff", b"x"];
         let prefix = prefixes[self.scenario.rng.usize(..5)];
         let mut range = KeyRange {

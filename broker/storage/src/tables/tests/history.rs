@@ -1,8 +1,10 @@
 //! Commits as the log would give them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_core::batch::{Batch, BatchBuilder, Compression, NewRecord, Operation};
+use anabranch_core::definition;
 use anabranch_core::frame::Commit;
 use anabranch_core::id::{BrokerId, Epoch, Origin, PartitionId, StreamId, StreamName};
 use anabranch_core::sequencer::{Publish, Sequencer};
@@ -37,6 +39,8 @@ pub(crate) fn batch(writes: &[Write<'_>], compression: Compression) -> Batch {
 /// Writes frames as a broker does.
 pub(crate) struct History {
     sequencer: Sequencer,
+    /// How many streams of a name were deleted.
+    deleted: BTreeMap<String, u32>,
     now_ms: u64,
 }
 
@@ -48,6 +52,7 @@ impl History {
         };
         Self {
             sequencer: Sequencer::new(origin),
+            deleted: BTreeMap::new(),
             now_ms: 1_000,
         }
     }
@@ -67,16 +72,59 @@ impl History {
     }
 
     pub(crate) fn put(&mut self, stream: &str, writes: &[Write<'_>]) -> Durable<Arc<Commit>> {
-        self.frame(vec![(id(stream), batch(writes, Compression::None))])
+        self.frame(vec![(self.id(stream), batch(writes, Compression::None))])
+    }
+
+    fn generation(&self, name: &str) -> u32 {
+        self.deleted.get(name).copied().unwrap_or(0)
+    }
+
+    /// The id of the stream that has the name now.
+    pub(crate) fn id(&self, name: &str) -> StreamId {
+        let generation = self.generation(name);
+        StreamName::parse(name)
+            .unwrap()
+            .id_of_generation(generation)
     }
 
     pub(crate) fn create(&mut self, name: &str, merge: MergeMode) -> Durable<Arc<Commit>> {
-        let definition = StreamDefinition::new(StreamName::parse(name).unwrap(), merge);
-        let json = definition.to_json().to_string();
-        self.put(SYSTEM_STREAM, &[(name.as_bytes(), Some(json.as_bytes()))])
+        let batch = creation(name, merge, self.generation(name));
+        self.frame(vec![(id(SYSTEM_STREAM), batch)])
     }
 
     pub(crate) fn delete(&mut self, name: &str) -> Durable<Arc<Commit>> {
-        self.put(SYSTEM_STREAM, &[(name.as_bytes(), None)])
+        let batch = deletion(name, self.generation(name));
+        *self.deleted.entry(name.to_owned()).or_default() += 1;
+        self.frame(vec![(id(SYSTEM_STREAM), batch)])
     }
+}
+
+/// The record that makes a stream.
+pub(crate) fn creation(name: &str, merge: MergeMode, generation: u32) -> Batch {
+    let definition = StreamDefinition {
+        generation,
+        ..StreamDefinition::new(StreamName::parse(name).unwrap(), merge)
+    };
+    let value = definition::put_value(&definition);
+    batch(
+        &[(name.as_bytes(), Some(value.as_bytes()))],
+        Compression::None,
+    )
+}
+
+/// The record that deletes a stream.
+pub(crate) fn deletion(name: &str, generation: u32) -> Batch {
+    let header = definition::delete_header(generation);
+    let header = header
+        .as_ref()
+        .map(|(name, value)| (*name, Some(value.as_bytes())));
+    let mut builder = BatchBuilder::default();
+    let record = NewRecord {
+        operation: Operation::Delete,
+        key: Some(name.as_bytes()),
+        headers: header.as_slice(),
+        ..NewRecord::default()
+    };
+    builder.push(&record).unwrap();
+    builder.finish(None).unwrap()
 }

@@ -1,6 +1,7 @@
 //! Tables against a naive fold of the same commits.
 
 mod crash;
+mod definitions;
 mod differential;
 pub(super) mod history;
 mod model;

@@ -3,24 +3,32 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_core::batch::{Batch, BatchBuilder, Compression};
+use anabranch_core::batch::{Batch, BatchBuilder, Compression, Record};
+use anabranch_core::definition::{Entry, Said, put_value};
 use anabranch_core::frame::Commit;
-use anabranch_core::id::{Position, StreamId};
+use anabranch_core::id::{Position, StreamId, StreamName};
 use anabranch_core::lww::{self, Folded, Row, Stability, Stamp};
 use anabranch_core::stream::{MergeMode, SYSTEM_STREAM, StreamDefinition};
 use bytes::Bytes;
 use fastrand::Rng;
 
 use super::super::Tables;
-use super::history::{History, batch, id};
+use super::history::{History, batch, creation, deletion, id};
 use crate::durable::Durable;
 
 pub(super) type Frame = Durable<Arc<Commit>>;
 
 /// Rows in their stored form, by stream and key.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Model {
     pub(super) rows: BTreeMap<(StreamId, Vec<u8>), Vec<u8>>,
+    entries: BTreeMap<StreamName, Entry>,
+}
+
+impl PartialEq for Model {
+    fn eq(&self, other: &Self) -> bool {
+        self.rows == other.rows
+    }
 }
 
 impl Model {
@@ -46,6 +54,10 @@ impl Model {
                     timestamp: commit.header.timestamp.of_record(index),
                     origin: commit.header.origin,
                 };
+                if stream == id(SYSTEM_STREAM) {
+                    self.define(&record, stamp);
+                    continue;
+                }
                 let value = record.value.filter(|_| !record.is_delete());
                 self.write(stream, record.key.unwrap(), value, stamp);
             }
@@ -64,26 +76,44 @@ impl Model {
             }
             Folded::Remove => {
                 self.rows.remove(&name);
-                if stream == id(SYSTEM_STREAM) {
-                    let gone = id(std::str::from_utf8(key).unwrap());
-                    self.rows.retain(|(stream, _), _| *stream != gone);
-                }
             }
         }
     }
 
-    fn is_lww(&self, stream: StreamId) -> bool {
-        let system = id(SYSTEM_STREAM);
-        let is_it = |key: &[u8]| id(std::str::from_utf8(key).unwrap()) == stream;
-        let defined = |row: &[u8]| {
-            let json = serde_json::from_slice(&row[1..]).unwrap();
-            StreamDefinition::from_json(&json).unwrap().merge == MergeMode::Lww
+    fn define(&mut self, record: &Record<'_>, stamp: Stamp) {
+        let key = record.key.unwrap();
+        let name = StreamName::parse(std::str::from_utf8(key).unwrap()).unwrap();
+        let said = Said::read(&name, record).unwrap();
+        let before = self.entries.remove(&name);
+        let gone = before.as_ref().and_then(Entry::definition).map(|d| d.id());
+        let entry = match before {
+            Some(entry) => entry.join(said, stamp),
+            None => Entry::new(said, stamp),
         };
-        stream == system
-            || self
-                .rows
-                .iter()
-                .any(|((s, key), row)| *s == system && is_it(key) && defined(row))
+        let stored = |value: String| [&[0], value.as_bytes()].concat();
+        let shown = (id(SYSTEM_STREAM), key.to_vec());
+        self.rows.insert(
+            (StreamDefinition::entries(), key.to_vec()),
+            stored(entry.encode()),
+        );
+        match entry.definition() {
+            Some(definition) => {
+                self.rows.insert(shown, stored(put_value(&definition)));
+            }
+            None => {
+                self.rows.remove(&shown);
+                self.rows.retain(|(stream, _), _| Some(*stream) != gone);
+            }
+        }
+        self.entries.insert(name, entry);
+    }
+
+    fn is_lww(&self, stream: StreamId) -> bool {
+        let definitions = self.entries.values().filter_map(Entry::definition);
+        stream == id(SYSTEM_STREAM)
+            || definitions
+                .filter(|definition| definition.id() == stream)
+                .any(|definition| definition.merge == MergeMode::Lww)
     }
 
     /// The values of a stream, by key.
@@ -124,6 +154,8 @@ pub(super) struct Scenario {
     ahead: History,
     behind: History,
     next: u64,
+    /// Generation of each name, and whether there is a stream of it.
+    names: BTreeMap<&'static str, (u32, bool)>,
 }
 
 impl Scenario {
@@ -133,6 +165,7 @@ impl Scenario {
             ahead: History::of(2),
             behind: History::of(1),
             next: 0,
+            names: BTreeMap::new(),
         }
     }
 
@@ -173,20 +206,42 @@ impl Scenario {
 
     fn definition(&mut self, create: bool) -> (StreamId, Batch) {
         let name = STREAMS[self.rng.usize(..4)];
-        let merge = match name {
-            "events" => MergeMode::Append,
-            _ => MergeMode::Lww,
+        let generation = match self.names.get(name) {
+            None => 0,
+            Some((generation, is_there)) => generation + u32::from(create && !is_there),
         };
-        let name = anabranch_core::id::StreamName::parse(name).unwrap();
-        let json = StreamDefinition::new(name.clone(), merge)
-            .to_json()
-            .to_string();
-        let write = (name.as_str().as_bytes(), create.then_some(json.as_bytes()));
-        (id(SYSTEM_STREAM), batch(&[write], Compression::None))
+        self.names.insert(name, (generation, create));
+        let batch = match create {
+            true => {
+                let merge = match name {
+                    "events" => MergeMode::Append,
+                    _ => MergeMode::Lww,
+                };
+                creation(name, merge, generation)
+            }
+            false => deletion(name, generation),
+        };
+        (id(SYSTEM_STREAM), batch)
+    }
+
+    /// The stream that has the name, or had it.
+    pub(super) fn id(&self, name: &str) -> StreamId {
+        let generation = self
+            .names
+            .get(name)
+            .map_or(0, |(generation, _)| *generation);
+        StreamName::parse(name)
+            .unwrap()
+            .id_of_generation(generation)
     }
 
     fn part(&mut self) -> (StreamId, Batch) {
-        let stream = id(STREAMS[self.rng.usize(..STREAMS.len())]);
+        let name = STREAMS[self.rng.usize(..STREAMS.len())];
+        // Some come after their stream was deleted.
+        let stream = match self.rng.u32(..10) {
+            0 => id(name),
+            _ => self.id(name),
+        };
         let count = self.rng.usize(1..30);
         let writes: Vec<_> = (0..count).map(|_| (self.key(), self.value())).collect();
         let writes: Vec<_> = writes

@@ -230,7 +230,13 @@ fn a_stream_that_comes_again_has_none_of_its_old_rows() {
         if flush {
             applier.flush().unwrap();
         }
+        let before = history.id("t");
         applier.apply(&[history.delete("t")]).unwrap();
+        // Written where nobody knew of the deletion.
+        let late = batch(&[(b"old", Some(b"v"))], Compression::None);
+        applier
+            .apply(&[history.frame(vec![(before, late)])])
+            .unwrap();
         assert!(tables.streams().by_name("t").is_none());
         applier
             .apply(&[
@@ -239,8 +245,10 @@ fn a_stream_that_comes_again_has_none_of_its_old_rows() {
             ])
             .unwrap();
         for _ in 0..2 {
-            assert_eq!(tables.get(id("t"), b"old").unwrap(), None);
-            assert!(tables.get(id("t"), b"new").unwrap().is_some());
+            for stream in [before, history.id("t")] {
+                assert_eq!(tables.get(stream, b"old").unwrap(), None);
+            }
+            assert!(tables.get(history.id("t"), b"new").unwrap().is_some());
             applier.flush().unwrap();
         }
     }

@@ -230,3 +230,27 @@ fn tables_of_several_brokers_end_with_equal_rows_and_without_stamps() {
 fn a_watermark_that_is_raised_too_early_is_caught() {
     assert!((0..30).any(|seed| !run(seed, true)));
 }
+
+#[test]
+fn a_stored_row_keeps_its_stamp_against_what_a_start_folds_again() {
+    let mut replicas: Vec<_> = (0..BROKERS).map(Replica::new).collect();
+    let definition = StreamDefinition::new(StreamName::parse("rows").unwrap(), MergeMode::Lww);
+    let json = definition.to_json().to_string();
+    let system = StreamDefinition::system().id();
+    replicas[0].write(system, b"rows", Some(json.as_bytes()), 1);
+    settle(&mut replicas);
+    replicas[1].write(id("rows"), b"k", Some(b"earlier"), 50);
+    replicas[0].write(id("rows"), b"k", Some(b"later"), 100);
+    replicas[0].apply();
+    replicas[0].applier.flush().unwrap();
+    // The earlier write comes, and all say that nothing before will.
+    settle(&mut replicas);
+    settle(&mut replicas);
+    let replica = &mut replicas[0];
+    while replica.tables.shared.wants_sweep() {
+        std::thread::yield_now();
+    }
+    replica.restart();
+    replica.apply();
+    assert_eq!(replica.rows(), [(b"k".to_vec(), b"later".to_vec())]);
+}
