@@ -16,6 +16,7 @@
 //! | `store` | RocksDB |
 //! | `moment` | all rows of a span at one moment |
 //! | `source` | what one place holds of a span |
+//! | `digest` | what rows come to, for comparing brokers |
 //! | `key` | how a row is named |
 //! | `stream_map` | the definitions of all streams |
 //!
@@ -24,6 +25,7 @@
 
 mod applier;
 mod arena;
+mod digest;
 mod error;
 mod flusher;
 mod image;
@@ -46,6 +48,7 @@ use anabranch_core::id::{Position, StreamId};
 use bytes::Bytes;
 
 pub use applier::{Applier, ReadHistory};
+pub use digest::Digest;
 pub use error::TablesError;
 pub use stream_map::StreamMap;
 
