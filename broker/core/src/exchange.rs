@@ -97,6 +97,12 @@ impl Peers {
         Some((peer, Ask { held, of }))
     }
 
+    /// Whether there is a link to this broker.
+    #[must_use]
+    pub fn reaches(&self, peer: BrokerId) -> bool {
+        self.reachable.contains_key(&peer)
+    }
+
     /// The peers, and what each is known to hold.
     pub fn reachable(&self) -> impl Iterator<Item = (BrokerId, &VersionVector)> {
         self.reachable.iter().map(|(&peer, holds)| (peer, holds))

@@ -19,6 +19,7 @@
 //! | [`exchange`] | whom to ask for which frames |
 //! | [`holding`] | frames that came before what they follow |
 //! | [`stability`] | what every member has applied, and up to when nothing more is stamped |
+//! | [`mesh`] | the brokers of all regions as one of them knows them |
 //! | [`lww`] | rows where the last writer wins |
 //! | [`limits`] | every limit, with its reason |
 
@@ -34,6 +35,7 @@ pub mod holding;
 pub mod id;
 pub mod limits;
 pub mod lww;
+pub mod mesh;
 pub mod partitioner;
 pub mod producer;
 pub mod sequencer;

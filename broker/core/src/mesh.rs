@@ -1,0 +1,241 @@
+//! The brokers of all regions as one of them knows them: who can be reached, who is asked for
+//! what, what each holds, and what follows from that.
+//!
+//! ```text
+//! link, unlink, hear(report), advance(own report) ──▶ Mesh ──▶ asks, stable vector, watermark, who holds a frame
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::clock::HybridTimestamp;
+use crate::exchange::{Ask, Peers};
+use crate::id::{BrokerId, Origin, RegionName, Sequence};
+use crate::stability::{Report, Stability};
+use crate::vector::VersionVector;
+
+/// What a broker knows of all of them, itself included.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    own: BrokerId,
+    peers: Peers,
+    stability: Stability,
+    /// The newest report of each broker, own one included.
+    reports: BTreeMap<BrokerId, Report>,
+    /// Where each stands, as far as it has said so.
+    regions: BTreeMap<BrokerId, RegionName>,
+    /// Other brokers that have written, or were linked.
+    met: BTreeSet<BrokerId>,
+    /// How many others have to be met before anything counts as stable: who is named as a peer
+    /// and was never met may have written anything.
+    expected: usize,
+}
+
+impl Mesh {
+    /// A broker that has met nobody since its start. `expected` is how many others it was told of.
+    #[must_use]
+    pub fn new(own: BrokerId, region: RegionName, expected: usize) -> Self {
+        Self {
+            own,
+            peers: Peers::default(),
+            stability: Stability::new(own),
+            reports: BTreeMap::new(),
+            regions: BTreeMap::from([(own, region)]),
+            met: BTreeSet::new(),
+            expected,
+        }
+    }
+
+    /// A link is up. From now on nothing is stable that its peer has not applied.
+    pub fn link(&mut self, peer: BrokerId, region: RegionName, holds: VersionVector) {
+        self.regions.insert(peer, region);
+        self.meet(peer);
+        self.peers.reach(peer, holds);
+    }
+
+    /// A link is down.
+    pub fn unlink(&mut self, peer: BrokerId) {
+        self.peers.lose(peer);
+    }
+
+    /// Everything in the report is durable here.
+    pub fn advance(&mut self, report: Report) {
+        // Whoever has written is waited for, whether or not there was ever a link.
+        for (origin, _) in report.applied.iter() {
+            if origin.broker != self.own {
+                self.meet(origin.broker);
+            }
+        }
+        self.stability.advance(&report.applied, report.promise);
+        self.reports.insert(self.own, report);
+    }
+
+    fn meet(&mut self, broker: BrokerId) {
+        if self.met.insert(broker) {
+            self.stability.join(broker);
+        }
+    }
+
+    /// Another broker says what it has applied.
+    pub fn hear(&mut self, report: Report) {
+        if report.broker == self.own {
+            return;
+        }
+        if self.peers.reaches(report.broker) {
+            self.peers.reach(report.broker, report.applied.clone());
+        }
+        self.stability.hear(report.clone());
+        let newer = self
+            .reports
+            .get(&report.broker)
+            .is_none_or(|held| report.applied.covers(&held.applied));
+        if newer {
+            self.reports.insert(report.broker, report);
+        }
+    }
+
+    /// What to ask each linked peer for.
+    #[must_use]
+    pub fn asks(&mut self) -> BTreeMap<BrokerId, Ask> {
+        self.peers.asks(self.stability.applied())
+    }
+
+    /// Whom to ask for everything when nothing moves, see [`Peers::ask_one`].
+    #[must_use]
+    pub fn ask_one(&self) -> Option<(BrokerId, Ask)> {
+        self.peers.ask_one(self.stability.applied())
+    }
+
+    /// Whether enough is known of the others for anything to be stable.
+    #[must_use]
+    pub fn has_met_all(&self) -> bool {
+        self.met.len() >= self.expected
+    }
+
+    /// Other brokers that are waited for.
+    #[must_use]
+    pub fn others(&self) -> usize {
+        self.met.len()
+    }
+
+    /// What is durable here.
+    #[must_use]
+    pub fn applied(&self) -> &VersionVector {
+        self.stability.applied()
+    }
+
+    /// Applied by all, and followed by every frame to come.
+    #[must_use]
+    pub fn stable(&self) -> VersionVector {
+        match self.has_met_all() {
+            true => self.stability.stable(),
+            false => VersionVector::EMPTY,
+        }
+    }
+
+    /// Every frame to come, from anybody, is stamped later.
+    #[must_use]
+    pub fn watermark(&self) -> HybridTimestamp {
+        match self.has_met_all() {
+            true => self.stability.watermark(),
+            false => HybridTimestamp::ZERO,
+        }
+    }
+
+    /// The newest report of a broker.
+    #[must_use]
+    pub fn report(&self, broker: BrokerId) -> Option<&Report> {
+        self.reports.get(&broker)
+    }
+
+    /// The newest reports of these brokers, and the own one.
+    #[must_use]
+    pub fn reports(&self, of: &BTreeSet<BrokerId>) -> Vec<Report> {
+        let wanted = |broker: &BrokerId| *broker == self.own || of.contains(broker);
+        let reports = self.reports.iter().filter(|(broker, _)| wanted(broker));
+        reports.map(|(_, report)| report.clone()).collect()
+    }
+
+    /// The regions in which a broker has said that it holds a frame, this one included.
+    #[must_use]
+    pub fn holding(&self, origin: Origin, sequence: Sequence) -> BTreeSet<&RegionName> {
+        let holds = |broker: &BrokerId| {
+            let report = self.reports.get(broker);
+            report.is_some_and(|report| report.applied.contains(origin, sequence))
+        };
+        let regions = self.regions.iter().filter(|(broker, _)| holds(broker));
+        regions.map(|(_, region)| region).collect()
+    }
+
+    /// The frames of an origin that a broker of another region has said that it holds.
+    #[must_use]
+    pub fn elsewhere(&self, origin: Origin) -> Sequence {
+        let home = self.regions.get(&self.own);
+        let elsewhere = self
+            .reports
+            .values()
+            .filter(|report| report.broker != self.own && self.regions.get(&report.broker) != home);
+        let held = elsewhere.map(|report| report.applied.get(origin));
+        held.max().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Epoch;
+
+    fn origin(broker: u64) -> Origin {
+        Origin {
+            broker: BrokerId::new(broker),
+            epoch: Epoch::new(1),
+        }
+    }
+
+    fn region(name: &str) -> RegionName {
+        RegionName::parse(name).unwrap()
+    }
+
+    fn report(broker: u64, applied: &[(u64, u64)], promise: u64) -> Report {
+        let entry = |&(broker, sequence)| (origin(broker), Sequence::new(sequence));
+        Report {
+            broker: BrokerId::new(broker),
+            applied: applied.iter().map(entry).collect(),
+            promise: HybridTimestamp::new(promise),
+        }
+    }
+
+    #[test]
+    fn nothing_is_stable_before_all_that_are_named_were_met() {
+        let mut mesh = Mesh::new(BrokerId::new(1), region("a"), 2);
+        mesh.advance(report(1, &[(1, 3)], 30));
+        mesh.link(BrokerId::new(2), region("b"), VersionVector::EMPTY);
+        mesh.hear(report(2, &[(1, 3)], 20));
+        assert_eq!(mesh.stable(), VersionVector::EMPTY);
+        assert_eq!(mesh.watermark(), HybridTimestamp::ZERO);
+        // The third is met through a frame that the second has relayed.
+        mesh.advance(report(1, &[(1, 3), (3, 1)], 40));
+        assert_eq!(
+            mesh.watermark(),
+            HybridTimestamp::ZERO,
+            "it has promised nothing"
+        );
+        mesh.hear(report(3, &[(1, 2), (3, 1)], 25));
+        assert_eq!(mesh.watermark(), HybridTimestamp::new(20));
+        assert_eq!(mesh.stable().get(origin(1)), Sequence::new(2));
+    }
+
+    #[test]
+    fn the_regions_that_hold_a_frame_are_counted_once_each() {
+        let mut mesh = Mesh::new(BrokerId::new(1), region("a"), 3);
+        for (broker, name) in [(2, "a"), (3, "b"), (4, "c")] {
+            mesh.link(BrokerId::new(broker), region(name), VersionVector::EMPTY);
+        }
+        mesh.advance(report(1, &[(1, 9)], 1));
+        mesh.hear(report(2, &[(1, 9)], 1));
+        mesh.hear(report(3, &[(1, 5)], 1));
+        mesh.hear(report(4, &[(1, 4)], 1));
+        let held = |sequence| mesh.holding(origin(1), Sequence::new(sequence)).len();
+        assert_eq!([held(4), held(5), held(9), held(10)], [3, 2, 1, 0]);
+        assert_eq!(mesh.elsewhere(origin(1)), Sequence::new(5));
+    }
+}
