@@ -6,6 +6,7 @@
 //! | `commands` | the commands as a script sees them |
 //! | `crash` | that a broker that is killed at any moment loses nothing that it acknowledged |
 //! | `client` | the Rust client against the broker, over its restarts |
+//! | `hopping` | that subscribers and readers go from region to region and miss nothing |
 //! | `openapi` | that the description of the HTTP interface is true |
 //! | `python` | a client in another language, from the protocol's description |
 //! | `real_data` | that the demo's data is what the source files say |
@@ -23,6 +24,7 @@ mod bad_input;
 mod client;
 mod commands;
 mod crash;
+mod hopping;
 mod openapi;
 mod python;
 mod real_data;

@@ -7,7 +7,8 @@
 //! |---|---|
 //! | [`id`] | newtypes for every id, position and size that could be swapped |
 //! | [`clock`] | hybrid timestamps and the clock that hands them out |
-//! | [`vector`] | version vectors, and the tokens and cursors that clients carry |
+//! | [`vector`] | version vectors, and the tokens that clients carry |
+//! | [`cursor`] | what a subscription was given, and what is left of that in another region |
 //! | [`batch`] | Kafka's record batch v2: checked once, then passed on as bytes |
 //! | [`frame`] | the unit of append and replication: header, parts, hash chain |
 //! | [`gap`] | what is left of frames of which nothing is left |
@@ -27,6 +28,7 @@
 
 pub mod batch;
 pub mod clock;
+pub mod cursor;
 pub mod definition;
 pub mod exchange;
 pub mod frame;

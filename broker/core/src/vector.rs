@@ -1,4 +1,4 @@
-//! Version vectors, and the two opaque texts made of them that clients carry.
+//! Version vectors, and tokens: the opaque texts made of them that clients carry.
 
 use std::collections::BTreeMap;
 
@@ -179,6 +179,9 @@ pub enum BadVector {
     OtherCluster,
 }
 
+/// First byte of a token.
+const KIND: u8 = b't';
+
 /// What a client carries so that its next read, anywhere, includes what it has seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Token {
@@ -190,7 +193,9 @@ impl Token {
     /// The opaque text, for a header or a message.
     #[must_use]
     pub fn encode(&self, cluster: ClusterId) -> String {
-        encode_text(b't', cluster, &self.seen, 0)
+        let mut fields = vec![0];
+        self.seen.encode(&mut fields);
+        encode_text(KIND, cluster, &fields)
     }
 
     /// Reads the opaque text.
@@ -198,80 +203,52 @@ impl Token {
     /// # Errors
     /// When it is malformed or of another cluster.
     pub fn decode(text: &str, cluster: ClusterId) -> Result<Self, BadVector> {
-        let (seen, _) = decode_text(b't', text, cluster)?;
-        Ok(Self { seen })
-    }
-}
-
-/// Where a subscription resumes: after everything in `seen`, and after the first `index` records
-/// of the frame that follows.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Cursor {
-    /// Frames delivered whole.
-    pub seen: VersionVector,
-    /// Records already delivered of the next frame.
-    pub index: u32,
-}
-
-impl Cursor {
-    /// The opaque text.
-    #[must_use]
-    pub fn encode(&self, cluster: ClusterId) -> String {
-        encode_text(b'c', cluster, &self.seen, self.index)
-    }
-
-    /// Reads the opaque text.
-    ///
-    /// # Errors
-    /// When it is malformed or of another cluster.
-    pub fn decode(text: &str, cluster: ClusterId) -> Result<Self, BadVector> {
-        let (seen, index) = decode_text(b'c', text, cluster)?;
-        Ok(Self { seen, index })
+        let seen = match decode_text(text, cluster)? {
+            (KIND, fields) => fields
+                .strip_prefix(&[0])
+                .and_then(|fields| VersionVector::decode(fields).ok()),
+            _ => None,
+        };
+        Ok(Self {
+            seen: seen.ok_or_else(|| malformed(text))?,
+        })
     }
 }
 
 /// Longest token or cursor that is looked at: room for 1,000 origins.
 const MAX_TEXT_BYTES: usize = 40 * 1024;
 
-fn encode_text(kind: u8, cluster: ClusterId, seen: &VersionVector, index: u32) -> String {
+/// The opaque text of a token or cursor, from its fields.
+pub(crate) fn encode_text(kind: u8, cluster: ClusterId, fields: &[u8]) -> String {
     let mut bytes = vec![kind];
     bytes.put_u32_le(cluster.get());
-    put_varint(&mut bytes, u64::from(index));
-    seen.encode(&mut bytes);
+    bytes.extend_from_slice(fields);
     bytes.push(check_byte(&bytes));
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn decode_text(
-    kind: u8,
-    text: &str,
-    cluster: ClusterId,
-) -> Result<(VersionVector, u32), BadVector> {
-    let malformed = || BadVector::Malformed(text.chars().take(40).collect());
+/// Kind and fields of an opaque text.
+pub(crate) fn decode_text(text: &str, cluster: ClusterId) -> Result<(u8, Vec<u8>), BadVector> {
+    let malformed = || malformed(text);
     if text.len() > MAX_TEXT_BYTES {
         return Err(malformed());
     }
-    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| malformed())?;
-    let (&check, body) = bytes.split_last().ok_or_else(malformed)?;
-    if check != check_byte(body) || body.first() != Some(&kind) {
+    let mut bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| malformed())?;
+    let check = bytes.pop().ok_or_else(malformed)?;
+    let &[kind, a, b, c, d, ref fields @ ..] = &bytes[..] else {
+        return Err(malformed());
+    };
+    if check != check_byte(&bytes) {
         return Err(malformed());
     }
-    let mut reader = Reader::new(&body[1..]);
-    let of = reader.u32().map_err(|_| malformed())?;
-    if of != cluster.get() {
+    if u32::from_le_bytes([a, b, c, d]) != cluster.get() {
         return Err(BadVector::OtherCluster);
     }
-    let index = reader
-        .varint()
-        .ok()
-        .and_then(|n| u32::try_from(n).ok())
-        .ok_or_else(malformed)?;
-    let seen = VersionVector::read(&mut reader).map_err(|_| malformed())?;
-    if reader.is_empty() {
-        Ok((seen, index))
-    } else {
-        Err(malformed())
-    }
+    Ok((kind, fields.to_vec()))
+}
+
+pub(crate) fn malformed(text: &str) -> BadVector {
+    BadVector::Malformed(text.chars().take(40).collect())
 }
 
 /// Catches a text that was cut or retyped, before it is taken for a place in the log.
@@ -317,29 +294,15 @@ mod tests {
         }
 
         #[test]
-        fn a_cursor_reads_back_in_its_own_cluster_only(seen in vectors(), index in any::<u32>()) {
-            let cursor = Cursor { seen, index };
+        fn a_token_reads_back_in_its_own_cluster_only(seen in vectors()) {
+            let token = Token { seen };
             let ours = ClusterId::of("ours");
-            let text = cursor.encode(ours);
-            prop_assert_eq!(Cursor::decode(&text, ours), Ok(cursor));
+            let text = token.encode(ours);
+            prop_assert_eq!(Token::decode(&text, ours), Ok(token));
             prop_assert_eq!(
-                Cursor::decode(&text, ClusterId::of("theirs")),
+                Token::decode(&text, ClusterId::of("theirs")),
                 Err(BadVector::OtherCluster)
             );
-            prop_assert!(Token::decode(&text, ours).is_err());
-        }
-
-        #[test]
-        fn a_damaged_cursor_is_refused_or_the_same(seen in vectors(), at in any::<usize>(), to in any::<u8>()) {
-            let cursor = Cursor { seen, index: 0 };
-            let ours = ClusterId::of("ours");
-            let mut text = cursor.encode(ours).into_bytes();
-            let at = at % text.len();
-            text[at] = to;
-            if let Ok(text) = String::from_utf8(text) {
-                // One check byte lets one in 256 through, but never a panic.
-                let _ = Cursor::decode(&text, ours);
-            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Subscriptions that cannot be served.
 
+use anabranch_core::cursor::Cursor;
 use anabranch_core::id::{BrokerId, ClusterId, Epoch, Origin, PartitionId, Sequence};
-use anabranch_core::vector::{Cursor, Token, VersionVector};
+use anabranch_core::vector::{Token, VersionVector};
 use anabranch_protocol::error::Code;
 use anabranch_protocol::record::Record;
 use anabranch_protocol::ws::{ClientMessage, SubscriptionId};
@@ -47,11 +48,7 @@ async fn a_place_that_is_none_is_refused() {
     }
     let ours = ClusterId::of("anabranch");
     let seen = VersionVector::default();
-    let cursor = Cursor {
-        seen: seen.clone(),
-        index: 0,
-    }
-    .encode(ours);
+    let cursor = Cursor::after(seen.clone()).encode(ours);
     let token = Token { seen }.encode(ours);
     let cut = &cursor[..cursor.len() - 2];
     for from in [cut, "Yaaaaaaaaaaaaa", &cursor.replace('A', "B")] {
@@ -66,7 +63,7 @@ async fn a_place_that_is_none_is_refused() {
 async fn a_cursor_of_another_cluster_is_refused_on_every_surface() {
     let scene = Scene::new(&[]).await;
     let seen = VersionVector::default();
-    let theirs = Cursor { seen, index: 0 }.encode(ClusterId::of("theirs"));
+    let theirs = Cursor::after(seen).encode(ClusterId::of("theirs"));
     refused(&scene, "events", &theirs, Code::OtherCluster).await;
     let path = format!("/v1/streams/events/records?from={theirs}");
     let answer = scene.broker.http().get(&path).await;

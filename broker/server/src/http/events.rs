@@ -151,8 +151,11 @@ impl Follow {
             return Ok(());
         }
         match cut {
-            None => write_id(&mut self.out, frame.cursor()),
-            Some(index) => write_id(&mut self.out, &frame.cursor_within(index)),
+            None => write_id(&mut self.out, &self.subscription.cursor_after(&frame)),
+            Some(index) => {
+                let cursor = self.subscription.cursor_within(&frame, index);
+                write_id(&mut self.out, &cursor);
+            }
         }
         self.out.push(b'\n');
         self.passed = None;
@@ -170,7 +173,7 @@ impl Follow {
     /// An id alone is no event, but moves the place to which a reader comes back.
     fn write_keep_alive(&mut self) {
         match self.passed.take() {
-            Some(frame) => write_id(&mut self.out, frame.cursor()),
+            Some(frame) => write_id(&mut self.out, &self.subscription.cursor_after(&frame)),
             None => self.out.extend_from_slice(b": keep-alive\n"),
         }
         self.out.push(b'\n');

@@ -113,7 +113,7 @@ pub(super) fn take(
     left: &mut usize,
     each: &mut dyn FnMut(&[u8]),
 ) -> Result<Option<u32>, Problem> {
-    let skip = subscription.skip_in(frame);
+    let skip = subscription.pass(frame);
     let (definition, selection) = (subscription.definition(), subscription.selection());
     let mut cut = None;
     let mut json = Vec::new();
@@ -245,7 +245,7 @@ impl Page {
             return Ok(());
         }
         if self.is_full() {
-            self.stopped_at = Some(frame.cursor_within(0));
+            self.stopped_at = Some(self.subscription.cursor_before(frame));
             return Ok(());
         }
         let body = &mut self.body;
@@ -253,7 +253,8 @@ impl Page {
             separate(body);
             body.extend_from_slice(json);
         })?;
-        self.stopped_at = cut.map(|index| frame.cursor_within(index));
+        let subscription = &self.subscription;
+        self.stopped_at = cut.map(|index| subscription.cursor_within(frame, index));
         Ok(())
     }
 

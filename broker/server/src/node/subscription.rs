@@ -3,14 +3,16 @@
 //! It reads from the shared tail while it keeps up and from the log while it does not. Nothing is
 //! queued for it: a subscriber that stops asking costs nothing but its place.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use anabranch_core::cursor::{Cursor, Resumed};
 use anabranch_core::id::{Offset, PartitionId, Position, Sequence};
 use anabranch_core::stream::{MergeMode, StreamDefinition};
-use anabranch_core::vector::{Cursor, VersionVector};
+use anabranch_core::vector::VersionVector;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::position::From;
 use anabranch_protocol::ws::KeyFilter;
@@ -86,10 +88,8 @@ pub(crate) struct Subscription {
     stage: Stage,
     /// Next place in the log to look at.
     position: Position,
-    /// Frames that the client has seen; those from `position` on are skipped.
-    seen: VersionVector,
-    /// Records of the frame at this place that the client has seen.
-    skip: Option<(Position, u32)>,
+    /// What the client has seen of frames that are not here yet, or lie from `position` on.
+    resumed: Resumed,
     /// Whether the client was told of a place: from then on nothing may be missing.
     begun: bool,
     /// When this place is reached, everything that was there at the start has been given.
@@ -108,8 +108,7 @@ impl Subscription {
             selection,
             stage: Stage::Frames,
             position: Position::new(0),
-            seen: VersionVector::default(),
-            skip: None,
+            resumed: Resumed::default(),
             begun: false,
             live_at: None,
             tail,
@@ -148,23 +147,25 @@ impl Subscription {
             From::Cursor(text) => {
                 self.begun = true;
                 let cursor = self.running.cursor(text)?;
-                self.check_unknown(&cursor.seen)?;
+                self.check_unknown(&cursor)?;
                 self.position = reader.resume(&cursor.seen);
                 self.check_seen(&cursor)?;
-                self.skip = Some((self.position, cursor.index)).filter(|(_, index)| *index > 0);
                 // All else lies before the position, and cannot come any more.
                 let before = self.running.vector_before(self.position)?;
-                self.seen = before.missing_from(&cursor.seen);
+                self.resumed = Resumed::at(&cursor, &before);
             }
         }
         Ok(())
     }
 
-    fn check_unknown(&self, seen: &VersionVector) -> Result<(), Error> {
+    fn check_unknown(&self, cursor: &Cursor) -> Result<(), Error> {
         let held = self.running.vector();
+        let seen = cursor.seen.iter().map(|(origin, _)| origin);
+        let begun = cursor.begun.keys().copied();
+        let first = begun.filter(|&origin| cursor.seen.get(origin) == Sequence::NONE);
         let unknown = seen
-            .iter()
-            .filter(|&(origin, _)| held.get(origin) == Sequence::NONE)
+            .chain(first)
+            .filter(|&origin| held.get(origin) == Sequence::NONE)
             .count();
         if unknown <= UNKNOWN_ORIGINS {
             return Ok(());
@@ -189,20 +190,28 @@ impl Subscription {
     fn check_seen(&self, cursor: &Cursor) -> Result<(), Error> {
         let reader = &self.running.reader;
         match reader.misses(self.definition.id(), &cursor.seen) {
-            true => Err(self.too_old()?),
+            true => Err(self.too_old(cursor)?),
             false => Ok(()),
         }
     }
 
     /// The same for a place that was fallen behind of.
     fn check_place(&self) -> Result<(), Error> {
-        match self.position < self.running.reader.gone_to(self.definition.id()) {
-            true => Err(self.too_old()?),
-            false => Ok(()),
+        let (reader, stream) = (&self.running.reader, self.definition.id());
+        if self.position >= reader.gone_to(stream) {
+            return Ok(());
+        }
+        let cursor = self.cursor()?;
+        // Where the log begins later by now, the cursor says more than was given.
+        let is_exact = self.position >= reader.start_position();
+        match is_exact && !reader.misses(stream, &cursor.seen) {
+            // Who comes from elsewhere may have been given there what is gone here.
+            true => Ok(()),
+            false => Err(self.too_old(&cursor)?),
         }
     }
 
-    fn too_old(&self) -> Result<Error, Error> {
+    fn too_old(&self, cursor: &Cursor) -> Result<Error, Error> {
         let name = &self.definition.name;
         if self.definition.merge == MergeMode::Lww {
             // A cursor behind the deletes would pass over rows that are still there.
@@ -213,9 +222,10 @@ impl Subscription {
                 ),
             ));
         }
-        let mut seen = self.running.vector_before(self.earliest())?;
-        seen.merge(&self.running.reader.gone(self.definition.id()));
-        let oldest = Cursor { seen, index: 0 };
+        let mut gone = self.running.vector_before(self.earliest())?;
+        gone.merge(&self.running.reader.gone(self.definition.id()));
+        // What was given elsewhere and is kept here must not be given again.
+        let oldest = Resumed::at(cursor, &gone).cursor(gone);
         let error = Error::new(
             Code::CursorTooOld,
             format!(
@@ -273,20 +283,50 @@ impl Subscription {
 
     /// The cursor that stands for the current place.
     pub(crate) fn cursor(&self) -> Result<Cursor, Error> {
-        let mut seen = self.running.vector_before(self.position)?;
-        seen.merge(&self.seen);
-        Ok(Cursor {
-            seen,
-            index: self.skip.map_or(0, |(_, index)| index),
-        })
+        let before = self.running.vector_before(self.position)?;
+        Ok(self.resumed.cursor(before))
     }
 
-    /// How many records of a frame the client has seen; to be asked once for every frame.
-    pub(crate) fn skip_in(&mut self, frame: &Delivered) -> u32 {
-        match self.skip.take() {
-            Some((place, index)) if place == frame.position() => index,
-            _ => 0,
+    /// Passes a frame that is about to be given: how many of its records the client has seen. To be
+    /// asked once for every frame, in order.
+    pub(crate) fn pass(&mut self, frame: &Delivered) -> u32 {
+        if self.resumed.is_empty() {
+            return 0;
         }
+        let begun = self.begun(frame);
+        self.resumed.pass(&frame.seen());
+        begun
+    }
+
+    fn begun(&self, frame: &Delivered) -> u32 {
+        let header = &frame.commit.header;
+        self.resumed.begun(header.origin, header.sequence)
+    }
+
+    /// Whether the messages of others do for this one, since it stands where its place says.
+    pub(crate) fn is_like_others(&self) -> bool {
+        self.resumed.is_empty() && self.selection.is_everything()
+    }
+
+    /// The text of the cursor behind the frame that was passed last.
+    pub(crate) fn cursor_after<'f>(&self, frame: &'f Delivered) -> Cow<'f, str> {
+        if self.resumed.is_empty() {
+            return frame.cursor().into();
+        }
+        self.encode_cursor(&self.resumed.cursor(frame.seen()))
+            .into()
+    }
+
+    /// The text of the cursor inside the frame that was passed last, behind its first records.
+    pub(crate) fn cursor_within(&self, frame: &Delivered, records: u32) -> String {
+        let mut cursor = self.resumed.cursor(frame.seen_before());
+        cursor.begun.insert(frame.commit.header.origin, records);
+        self.encode_cursor(&cursor)
+    }
+
+    /// The text of the cursor before a frame that is not passed.
+    pub(crate) fn cursor_before(&self, frame: &Delivered) -> String {
+        self.encode_cursor(&self.resumed.cursor(frame.seen_before()))
     }
 
     /// The opaque text of a cursor.
@@ -390,10 +430,7 @@ impl Subscription {
     }
 
     fn is_wanted(&self, frame: &Delivered) -> Result<bool, Error> {
-        let skip = match self.skip {
-            Some((place, index)) if place == frame.position() => index,
-            _ => 0,
-        };
+        let skip = self.begun(frame);
         let mut wanted = false;
         let mut each = |_: &Selected<'_>| wanted = true;
         each_selected(
@@ -487,11 +524,11 @@ impl Subscription {
     }
 
     /// Leaves out what the client has seen by its cursor.
-    fn unseen(&mut self, mut frames: Vec<Arc<Delivered>>) -> Vec<Arc<Delivered>> {
-        if !self.seen.is_empty() {
+    fn unseen(&self, mut frames: Vec<Arc<Delivered>>) -> Vec<Arc<Delivered>> {
+        if !self.resumed.is_empty() {
             frames.retain(|frame| {
                 let header = &frame.commit.header;
-                !self.seen.contains(header.origin, header.sequence)
+                !self.resumed.has_seen(header.origin, header.sequence)
             });
         }
         frames

@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
+use anabranch_core::cursor::Cursor;
 use anabranch_core::frame::Commit;
 use anabranch_core::id::{ClusterId, Origin, Position, Sequence, StreamId};
-use anabranch_core::vector::{Cursor, VersionVector};
+use anabranch_core::vector::VersionVector;
 use anabranch_protocol::ws::SubscriptionId;
 use anabranch_storage::durable::Durable;
 use bytes::Bytes;
@@ -73,24 +74,15 @@ impl Delivered {
         seen
     }
 
-    /// The cursor after this frame, encoded once for all.
-    pub(crate) fn cursor(&self) -> &str {
-        self.cursor.get_or_init(|| {
-            let cursor = Cursor {
-                seen: self.seen(),
-                index: 0,
-            };
-            cursor.encode(self.cluster)
-        })
+    /// Everything in the log before this frame.
+    pub(super) fn seen_before(&self) -> VersionVector {
+        VersionVector::clone(&self.others)
     }
 
-    /// The cursor inside this frame, after its first `index` records.
-    pub(crate) fn cursor_within(&self, index: u32) -> String {
-        let cursor = Cursor {
-            seen: VersionVector::clone(&self.others),
-            index,
-        };
-        cursor.encode(self.cluster)
+    /// The cursor after this frame, encoded once for all whom nothing beyond this log was given.
+    pub(super) fn cursor(&self) -> &str {
+        let encode = || Cursor::after(self.seen()).encode(self.cluster);
+        self.cursor.get_or_init(encode)
     }
 
     /// The message of this shape, made by the first who asks; `None` when there is nothing to say.

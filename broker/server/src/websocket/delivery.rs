@@ -235,7 +235,7 @@ impl Delivery {
         let mut bytes = 0;
         let mut last: Option<&Arc<Delivered>> = None;
         for frame in frames {
-            let skip = self.subscription.skip_in(frame);
+            let skip = self.subscription.pass(frame);
             last = Some(frame);
             let Some(message) = self.message(frame, skip) else {
                 continue;
@@ -243,7 +243,7 @@ impl Delivery {
             bytes += message.len();
             messages.push(message);
             if bytes >= PIECE_BYTES {
-                let cursor = frame.cursor().to_owned();
+                let cursor = self.subscription.cursor_after(frame).into_owned();
                 self.hand_over(std::mem::take(&mut messages), Some(cursor))
                     .await?;
                 bytes = 0;
@@ -251,28 +251,26 @@ impl Delivery {
             }
         }
         let Some(last) = last else { return Ok(()) };
+        let cursor = self.subscription.cursor_after(last).into_owned();
         if messages.is_empty() && self.last_message.elapsed() >= PROGRESS_EVERY {
-            messages.push(self.shape.progress(last));
+            messages.push(self.shape.progress(last, &cursor));
         }
         if messages.is_empty() {
-            *self.reached.lock() = last.cursor().to_owned();
+            *self.reached.lock() = cursor;
             return Ok(());
         }
-        self.hand_over(messages, Some(last.cursor().to_owned()))
-            .await
+        self.hand_over(messages, Some(cursor)).await
     }
 
     /// The message of a frame; `None` when nothing of it is selected.
     fn message(&self, frame: &Delivered, skip: u32) -> Option<Bytes> {
         let shape = self.shape;
-        let definition = self.subscription.definition();
-        let selection = self.subscription.selection();
-        let encode = || shape.deliver(frame, definition, selection, skip);
-        if skip > 0 || !selection.is_everything() {
+        let encode = || shape.deliver(frame, &self.subscription, skip);
+        if skip > 0 || !self.subscription.is_like_others() {
             return encode();
         }
         let key = MessageKey {
-            stream: definition.id(),
+            stream: self.subscription.definition().id(),
             subscription: shape.subscription,
             shape: shape.number(),
         };

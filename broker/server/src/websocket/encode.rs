@@ -1,11 +1,10 @@
 //! Messages of a subscription, and others, as bytes.
 
-use anabranch_core::stream::StreamDefinition;
 use anabranch_protocol::codec::{Codec, DeliverEncoder, DeliverHead, PartHead};
 use anabranch_protocol::ws::{ErrorMessage, Format, ServerMessage, SubscriptionId};
 use bytes::Bytes;
 
-use crate::node::{Delivered, Error, Selection, unreadable_batch};
+use crate::node::{Delivered, Error, Subscription, unreadable_batch};
 
 /// Encodes a message that is not worth a way of its own.
 pub(super) fn server(codec: Codec, message: &ServerMessage<'_>) -> Bytes {
@@ -51,23 +50,23 @@ impl Shape {
         codec + format
     }
 
-    /// The message of a frame, without the first `skip` records of the frame; `None` when nothing
-    /// of it is selected.
+    /// The message of the frame that its subscription has passed last, without the first `skip`
+    /// records of the frame; `None` when nothing of it is selected.
     pub(super) fn deliver(
         self,
         frame: &Delivered,
-        definition: &StreamDefinition,
-        selection: &Selection,
+        subscription: &Subscription,
         skip: u32,
     ) -> Option<Bytes> {
-        let stream = definition.id();
+        let stream = subscription.definition().id();
+        let selection = subscription.selection();
         let parts = frame.commit.parts.iter();
         let wanted = parts.filter(|part| {
             part.header.stream == stream
                 && selection.wants_part(part)
                 && part.first_index + part.header.records > skip
         });
-        let mut encoder = self.begin(frame);
+        let mut encoder = self.begin(frame, &subscription.cursor_after(frame));
         for part in wanted {
             let Some(batch) = &part.batch else { continue };
             let head = PartHead {
@@ -86,15 +85,15 @@ impl Shape {
     }
 
     /// A message without records: only how far the subscription is.
-    pub(super) fn progress(self, frame: &Delivered) -> Bytes {
-        Bytes::from(self.begin(frame).finish())
+    pub(super) fn progress(self, frame: &Delivered, cursor: &str) -> Bytes {
+        Bytes::from(self.begin(frame, cursor).finish())
     }
 
-    fn begin(self, frame: &Delivered) -> DeliverEncoder {
+    fn begin(self, frame: &Delivered, cursor: &str) -> DeliverEncoder {
         let header = &frame.commit.header;
         let head = DeliverHead {
             subscription: self.subscription,
-            cursor: frame.cursor(),
+            cursor,
             origin: header.origin,
             sequence: header.sequence,
             timestamp: header.timestamp.millis(),
