@@ -10,6 +10,7 @@
 //! | [`http`] | requests and what is answered |
 //! | [`wire`] | WebSocket connections, message by message |
 //! | [`follow`] | what a subscription was given, in order |
+//! | [`dev`] | several regions that one process starts |
 //! | [`demo`] | the demo as a process, and what must be there after it |
 //! | [`proxy`] | a link between brokers that can be slow, cut and noisy |
 //! | [`regions`] | brokers of several regions, linked through proxies |
@@ -20,6 +21,7 @@
 pub mod broker;
 pub mod condition;
 pub mod demo;
+pub mod dev;
 pub mod follow;
 pub mod home;
 pub mod http;

@@ -5,8 +5,10 @@
 //! | `bad_input` | that each mistake gets a clear error, and disturbs nobody else |
 //! | `commands` | the commands as a script sees them |
 //! | `crash` | that a broker that is killed at any moment loses nothing that it acknowledged |
+//! | `dev_regions` | several regions on one machine, started by one command |
 //! | `client` | the Rust client against the broker, over its restarts |
 //! | `hopping` | that subscribers and readers go from region to region and miss nothing |
+//! | `guides` | that the guides do what they say |
 //! | `openapi` | that the description of the HTTP interface is true |
 //! | `python` | a client in another language, from the protocol's description |
 //! | `real_data` | that the demo's data is what the source files say |
@@ -24,6 +26,8 @@ mod bad_input;
 mod client;
 mod commands;
 mod crash;
+mod dev_regions;
+mod guides;
 mod hopping;
 mod openapi;
 mod python;

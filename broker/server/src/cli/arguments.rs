@@ -21,10 +21,10 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Command {
-    /// Start a broker for trying things out; it prints what to paste next.
-    Dev(BrokerFlags),
+    /// Start a broker for trying things out, or several regions; it prints what to paste next.
+    Dev(DevArguments),
     /// Start a broker: the same database with the same durability, and logs for operators.
-    Serve(BrokerFlags),
+    Serve(ServeArguments),
     /// Stream a year of real flights into a new broker, show what came of it, and leave it running.
     Demo(DemoArguments),
     /// Create, list, show, alter, trim and delete streams.
@@ -106,6 +106,37 @@ pub(crate) struct BrokerFlags {
     /// Print the chosen addresses as one line of JSON as soon as they are bound.
     #[arg(long)]
     pub(crate) print_addresses: bool,
+}
+
+/// What `dev` takes.
+#[derive(Args, Debug)]
+pub(super) struct DevArguments {
+    #[command(flatten)]
+    pub(super) flags: BrokerFlags,
+    /// Start so many regions: a broker for each, linked with all others.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    #[arg(conflicts_with_all = ["peers", "region", "peer_listen", "print_addresses"])]
+    pub(super) regions: Option<u8>,
+    /// What they are called, in place of r1, r2 and so on.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(conflicts_with_all = ["peers", "region", "peer_listen", "print_addresses"])]
+    pub(super) region_names: Vec<String>,
+    /// How long every byte between regions takes, in each direction: 40ms for all links, r1-r2=80ms for one; may be repeated.
+    #[arg(long = "link-delay", value_name = "DELAY")]
+    pub(super) link_delays: Vec<String>,
+    /// What happens to regions, as one JSON object a line.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What `serve` takes.
+#[derive(Args, Debug)]
+pub(super) struct ServeArguments {
+    #[command(flatten)]
+    pub(super) flags: BrokerFlags,
+    /// Stop when standard input ends: whoever holds it open cannot leave this broker behind.
+    #[arg(long)]
+    pub(super) until_stdin_ends: bool,
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
-use super::arguments::BrokerFlags;
+use super::arguments::{BrokerFlags, ServeArguments};
 use super::output::{self, Output};
 use super::{Ended, logging};
 use crate::config::Config;
@@ -43,11 +44,18 @@ pub(super) async fn dev(flags: BrokerFlags) -> Ended {
 }
 
 /// A broker for good.
-pub(super) async fn serve(flags: BrokerFlags) -> Ended {
-    let loaded = flags.load()?;
+pub(super) async fn serve(arguments: ServeArguments) -> Ended {
+    let loaded = arguments.flags.load()?;
     logging::start(&loaded);
-    let listening = |addresses| announce(flags.print_addresses, addresses);
-    let served = serve_broker(loaded.config, listening, |_| (), interrupted());
+    let input_ended = end_of_input(arguments.until_stdin_ends);
+    let asked_to_stop = async {
+        tokio::select! {
+            () = interrupted() => (),
+            () = input_ended => (),
+        }
+    };
+    let listening = |addresses| announce(arguments.flags.print_addresses, addresses);
+    let served = serve_broker(loaded.config, listening, |_| (), asked_to_stop);
     Box::pin(served).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -66,6 +74,24 @@ pub(crate) async fn interrupted() {
         _ = interrupt.recv() => (),
         _ = terminate.recv() => (),
     }
+}
+
+/// Resolves when standard input has ended; never, if nobody cares.
+///
+/// The operating system closes a pipe when the process at its other end has gone, however it went.
+/// A thread of its own reads, since reading standard input cannot be interrupted and would hold up
+/// the end of the runtime.
+async fn end_of_input(cared_for: bool) {
+    if !cared_for {
+        return std::future::pending().await;
+    }
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        // An input that cannot be read has ended as well.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = ended.send(());
+    });
+    let _ = end.await;
 }
 
 fn announce(asked: bool, addresses: Addresses) {

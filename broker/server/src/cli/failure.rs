@@ -32,6 +32,21 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// The class that an exit code says.
+    fn of_exit_code(code: i32) -> Self {
+        let kinds = [
+            Self::Usage,
+            Self::NotFound,
+            Self::Conflict,
+            Self::Denied,
+            Self::Unavailable,
+        ];
+        let kind = kinds
+            .into_iter()
+            .find(|kind| i32::from(kind.exit_code()) == code);
+        kind.unwrap_or(Self::Error)
+    }
+
     const fn exit_code(self) -> u8 {
         match self {
             Self::Error => 1,
@@ -128,6 +143,14 @@ impl Failure {
         }
     }
 
+    /// Another process of this program has failed, with this exit code if it had one.
+    pub(super) fn of_process(code: Option<i32>, message: impl Into<String>) -> Self {
+        Self {
+            kind: code.map_or(Kind::Error, Kind::of_exit_code),
+            error: anyhow::anyhow!(message.into()),
+        }
+    }
+
     /// A row or stream that is not there.
     pub(super) fn not_found(code: Code, message: &str) -> Self {
         Self {
@@ -137,7 +160,7 @@ impl Failure {
     }
 
     /// The error and its causes; a cause that the error has told already is left out.
-    fn message(&self) -> String {
+    pub(super) fn message(&self) -> String {
         let mut message = String::new();
         for cause in self.error.chain().map(ToString::to_string) {
             if message.is_empty() {
@@ -213,5 +236,10 @@ mod tests {
         let gone = std::io::Error::from(ErrorKind::BrokenPipe);
         assert_eq!(Failure::from(gone).kind, Kind::NobodyReads);
         assert_eq!(Failure::usage("x").kind.exit_code(), 2);
+        for code in 1..=6 {
+            let passed_on = Failure::of_process(Some(code), "x").kind.exit_code();
+            assert_eq!(i32::from(passed_on), code);
+        }
+        assert_eq!(Failure::of_process(None, "x").kind.exit_code(), 1);
     }
 }

@@ -7,6 +7,7 @@
 //! | [`failure`] | what goes wrong, and the exit code that says so |
 //! | [`output`] | tables on a terminal, plain lines in a pipe, JSON where asked |
 //! | [`broker`] | `dev` and `serve` |
+//! | [`dev`] | `dev` with several regions |
 //! | [`stream`], [`publish`], [`subscribe`], [`rows`], [`regions`] | the commands that talk to a broker |
 //! | [`verify`], [`doctor`] | whether what is on disk holds, and whether the machine does |
 
@@ -14,6 +15,7 @@ mod age;
 mod arguments;
 mod broker;
 mod connect;
+mod dev;
 mod doctor;
 mod failure;
 mod logging;
@@ -69,8 +71,8 @@ type Ended = Result<ExitCode, Failure>;
 
 async fn run(command: Command) -> Ended {
     match command {
-        Command::Dev(flags) => broker::dev(flags).await,
-        Command::Serve(flags) => broker::serve(flags).await,
+        Command::Dev(arguments) => dev::run(arguments).await,
+        Command::Serve(arguments) => broker::serve(arguments).await,
         Command::Stream(verb) => stream::run(verb).await,
         Command::Pub(arguments) => publish::run(arguments).await,
         Command::Sub(arguments) => subscribe::run(arguments).await,
