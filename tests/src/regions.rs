@@ -94,6 +94,26 @@ impl Regions {
         &self.brokers
     }
 
+    /// Keeps all that goes over the links from now on. To be called before anything is linked again.
+    pub fn record(&self) {
+        self.proxies.values().for_each(Proxy::record);
+    }
+
+    /// What was carried towards one broker since then, a list of bytes for each connection.
+    #[must_use]
+    pub fn carried_to(&self, number: usize) -> Vec<Vec<u8>> {
+        let mut carried = Vec::new();
+        for ((from, to), proxy) in &self.proxies {
+            let [there, back] = proxy.recorded();
+            if *to == number {
+                carried.extend(there);
+            } else if *from == number {
+                carried.extend(back);
+            }
+        }
+        carried
+    }
+
     /// Does something to all links of one broker.
     pub fn set(&self, number: usize, weather: Weather) {
         for ((from, to), proxy) in &self.proxies {
@@ -125,6 +145,27 @@ impl Regions {
                 (links == others).then_some(())
             })
             .await;
+        }
+    }
+
+    /// Waits until every broker has a link to every other, but for these two.
+    pub async fn linked_but(&self, a: usize, b: usize) {
+        for number in 0..self.brokers.len() {
+            let cut = usize::from(number == a || number == b);
+            let others = self.brokers.len() - 1 - cut;
+            eventually("linked", async || {
+                let status = self.status(number).await;
+                let links = status["links"].as_array()?.len();
+                (links >= others).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Stops all of them in order. What they stored stays.
+    pub async fn stop_all(&mut self) {
+        for broker in std::mem::take(&mut self.brokers) {
+            broker.stop().await;
         }
     }
 

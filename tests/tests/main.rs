@@ -13,6 +13,7 @@
 //! | `python` | a client in another language, from the protocol's description |
 //! | `real_data` | that the demo's data is what the source files say |
 //! | `regions` | that brokers of several regions all take writes and end with the same |
+//! | `residency` | that payloads of streams that name regions are nowhere else |
 //! | `stopping` | that a broker that is asked to stop leaves nothing in doubt |
 //! | `subscriptions` | where they start, what they select, how they go on |
 //! | `tables` | what reads see, and what becomes of rows |
@@ -33,6 +34,7 @@ mod openapi;
 mod python;
 mod real_data;
 mod regions;
+mod residency;
 mod stopping;
 mod subscriptions;
 mod tables;

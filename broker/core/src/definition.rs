@@ -10,21 +10,29 @@
 //! - What cannot change is as the record with the least stamp says: the one that made the stream. Of
 //!   two regions that make it at once, one loses.
 //! - What can change is as the record with the greatest stamp says.
+//! - Where the payload may go is part of the stream's id. So what was ever said of an id's regions
+//!   holds for good, whichever record wins, and is remembered for good.
 //!
 //! A record of the system stream says all of a definition, as JSON that HTTP shows, with a field
 //! `generation` unless that is 0. A deletion is a delete, with the generation in a header of that
 //! name, in decimal, unless it is 0.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::batch::Record;
 use crate::clock::HybridTimestamp;
-use crate::id::{BadStreamName, BrokerId, Epoch, Origin, StreamName};
+use crate::id::{BadStreamName, BrokerId, Epoch, Origin, RegionName, StreamId, StreamName};
 use crate::lww::Stamp;
 use crate::stream::{BadDefinition, MergeMode, StreamDefinition};
 
 /// The field and the header that name the generation.
 const GENERATION: &str = "generation";
+
+/// The field of a stored entry that says which regions might hold streams of the name.
+const KEPT: &str = "kept";
 
 /// What is known of a name.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +40,20 @@ pub struct Entry {
     generation: u32,
     /// `None` once it is deleted.
     live: Option<Live>,
+    /// Every generation with the regions that a record has named for it. Where none are named, all
+    /// may hold it, and that is only remembered of a stream that is not deleted.
+    kept: BTreeSet<(u32, Vec<RegionName>)>,
+}
+
+/// A stream that a name means, has meant, or would mean if another record had won.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Meant {
+    /// Which one.
+    pub stream: StreamId,
+    /// The regions that may hold its payload; none are named where all may.
+    pub regions: Vec<RegionName>,
+    /// Whether regions made it at once, and another one won. Nobody has deleted it.
+    pub displaced: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,6 +93,18 @@ pub enum BadEntry {
 }
 
 impl Said {
+    /// What it says of where the payload may go.
+    fn kept(&self) -> Option<(u32, Vec<RegionName>)> {
+        let definition = self.definition.as_ref()?;
+        Some((self.generation, definition.kept_in().to_vec()))
+    }
+
+    /// The stream that it makes or changes.
+    #[must_use]
+    pub fn definition(&self) -> Option<&StreamDefinition> {
+        self.definition.as_ref()
+    }
+
     /// Reads a record of the system stream.
     ///
     /// # Errors
@@ -115,6 +149,7 @@ impl Entry {
     pub fn new(said: Said, stamp: Stamp) -> Self {
         Self {
             generation: said.generation,
+            kept: said.kept().into_iter().collect(),
             live: said.definition.map(|definition| Live {
                 definition,
                 created: stamp,
@@ -126,12 +161,27 @@ impl Entry {
     /// With one record more.
     #[must_use]
     pub fn join(mut self, said: Said, stamp: Stamp) -> Self {
-        if said.generation != self.generation {
-            return match said.generation < self.generation {
-                true => self,
-                false => Self::new(said, stamp),
-            };
-        }
+        self.kept.extend(said.kept());
+        let mut joined = match said.generation.cmp(&self.generation) {
+            Ordering::Less => self,
+            Ordering::Equal => self.join_same(said, stamp),
+            Ordering::Greater => Self {
+                kept: self.kept,
+                ..Self::new(said, stamp)
+            },
+        };
+        joined.forget();
+        joined
+    }
+
+    /// Forgets what needs no memory: of a stream that is gone, that all might hold it.
+    fn forget(&mut self) {
+        let current = self.live.as_ref().map(|_| self.generation);
+        self.kept
+            .retain(|(generation, regions)| !regions.is_empty() || current == Some(*generation));
+    }
+
+    fn join_same(mut self, said: Said, stamp: Stamp) -> Self {
         let (Some(live), Some(said)) = (&mut self.live, said.definition) else {
             self.live = None;
             return self;
@@ -140,13 +190,23 @@ impl Entry {
             live.created = stamp;
             live.definition.merge = said.merge;
             live.definition.partitions = said.partitions;
+            live.definition.regions = said.regions;
         }
         if stamp > live.changed {
             live.changed = stamp;
             live.definition.retention = said.retention;
-            live.definition.regions = said.regions;
         }
         self
+    }
+
+    /// All streams that the name has to do with and whose regions are remembered.
+    pub fn meant(&self, name: &StreamName) -> impl Iterator<Item = Meant> {
+        let live = self.live.as_ref().map(|live| live.definition.kept_in());
+        self.kept.iter().map(move |(generation, regions)| Meant {
+            stream: name.id_of_generation(*generation, regions),
+            regions: regions.clone(),
+            displaced: *generation == self.generation && live.is_some_and(|live| live != regions),
+        })
     }
 
     /// The stream, unless it is deleted.
@@ -167,13 +227,30 @@ impl Entry {
     /// The stored form.
     #[must_use]
     pub fn encode(&self) -> String {
-        let Some(live) = &self.live else {
-            return json!({ GENERATION: self.generation }).to_string();
+        let mut value = match &self.live {
+            None => json!({ GENERATION: self.generation }),
+            Some(live) => {
+                let mut value = with_generation(&live.definition);
+                value["created"] = stamp_json(live.created);
+                value["changed"] = stamp_json(live.changed);
+                value
+            }
         };
-        let mut value = with_generation(&live.definition);
-        value["created"] = stamp_json(live.created);
-        value["changed"] = stamp_json(live.changed);
+        let said = self.said();
+        let others = self.kept.iter().filter(|kept| said.as_ref() != Some(kept));
+        let others: Vec<_> = others
+            .map(|(generation, regions)| json!([generation, names(regions)]))
+            .collect();
+        if !others.is_empty() {
+            value[KEPT] = others.into();
+        }
         value.to_string()
+    }
+
+    /// What the definition says of where the payload may go.
+    fn said(&self) -> Option<(u32, Vec<RegionName>)> {
+        let live = self.live.as_ref()?;
+        Some((self.generation, live.definition.kept_in().to_vec()))
     }
 
     /// Reads the stored form.
@@ -182,24 +259,30 @@ impl Entry {
     /// When it is none.
     pub fn decode(name: &StreamName, stored: &[u8]) -> Result<Self, BadEntry> {
         let mut value = parse(stored)?;
+        let kept = take_kept(&mut value).ok_or(BadEntry::Field(KEPT))?;
         let stamps = (
             take_stamp(&mut value, "created"),
             take_stamp(&mut value, "changed"),
         );
         let (Some(created), Some(changed)) = stamps else {
-            let generation = take_generation(&mut value)?;
-            let live = None;
-            return Ok(Self { generation, live });
+            return Ok(Self {
+                generation: take_generation(&mut value)?,
+                live: None,
+                kept,
+            });
         };
         let definition = read_definition(name, &mut value)?;
-        Ok(Self {
+        let mut entry = Self {
             generation: definition.generation,
             live: Some(Live {
                 definition,
                 created,
                 changed,
             }),
-        })
+            kept,
+        };
+        entry.kept.extend(entry.said());
+        Ok(entry)
     }
 }
 
@@ -242,6 +325,23 @@ fn stamp_json(stamp: Stamp) -> Value {
     json!([stamp.timestamp.get(), broker.get(), epoch.get()])
 }
 
+fn names(regions: &[RegionName]) -> Vec<&str> {
+    regions.iter().map(RegionName::as_str).collect()
+}
+
+fn take_kept(value: &mut Value) -> Option<BTreeSet<(u32, Vec<RegionName>)>> {
+    let Some(kept) = take(value, KEPT) else {
+        return Some(BTreeSet::new());
+    };
+    let read = |pair: &Value| {
+        let generation = u32::try_from(pair.get(0)?.as_u64()?).ok()?;
+        let regions = pair.get(1)?.as_array()?.iter();
+        let regions = regions.map(|name| RegionName::parse(name.as_str()?).ok());
+        Some((generation, regions.collect::<Option<_>>()?))
+    };
+    kept.as_array()?.iter().map(read).collect()
+}
+
 fn take_stamp(value: &mut Value, field: &str) -> Option<Stamp> {
     let numbers = take(value, field)?;
     let number = |n: usize| numbers.get(n)?.as_u64();
@@ -276,7 +376,16 @@ mod tests {
     }
 
     fn said(generation: u32, what: Option<(bool, u16, u64)>) -> Said {
+        said_of(generation, what, &[])
+    }
+
+    fn said_of(generation: u32, what: Option<(bool, u16, u64)>, regions: &[&str]) -> Said {
+        let regions: Vec<_> = regions
+            .iter()
+            .map(|name| RegionName::parse(name).unwrap())
+            .collect();
         let definition = what.map(|(keyed, partitions, bytes)| StreamDefinition {
+            regions: (!regions.is_empty()).then(|| regions.clone()),
             partitions,
             retention: Retention {
                 max_bytes: Some(bytes),
@@ -310,7 +419,9 @@ mod tests {
 
     fn records() -> impl Strategy<Value = Vec<(Said, Stamp)>> {
         let what = prop::option::weighted(0.8, (any::<bool>(), 1u16..5, 1u64..9));
-        let record = (0u32..3, what).prop_map(|(generation, what)| said(generation, what));
+        let regions = prop::sample::select(vec![&[][..], &[], &["a"], &["a", "b"]]);
+        let record = (0u32..3, what, regions)
+            .prop_map(|(generation, what, regions)| said_of(generation, what, regions));
         prop::collection::vec(record, 1..12).prop_map(|records| {
             let stamps = (1..).map(stamp);
             records.into_iter().zip(stamps).collect()
@@ -325,6 +436,17 @@ mod tests {
         ) {
             prop_assert_eq!(joined(&other), joined(&records));
             prop_assert_eq!(joined(&[records.clone(), other].concat()), joined(&records));
+            // Whatever wins, the regions of whatever was said are known.
+            let entry = joined(&records);
+            let meant: Vec<_> = entry.meant(&name()).collect();
+            for (said, _) in &records {
+                let Some(definition) = said.definition() else { continue };
+                let known = meant.iter().find(|meant| meant.stream == definition.id());
+                match known {
+                    Some(known) => prop_assert_eq!(&known.regions, definition.kept_in()),
+                    None => prop_assert!(definition.regions.is_none()),
+                }
+            }
         }
     }
 
@@ -340,6 +462,32 @@ mod tests {
             (MergeMode::Lww, 2)
         );
         assert_eq!(definition.retention.max_bytes, Some(8));
+    }
+
+    #[test]
+    fn the_first_settles_the_regions_and_what_lost_is_remembered() {
+        let name = name();
+        let entry = joined(&[
+            (said_of(0, Some((true, 1, 1)), &["a"]), stamp(2)),
+            (said_of(0, Some((true, 1, 1)), &["b"]), stamp(3)),
+            (said_of(0, Some((true, 1, 1)), &[]), stamp(4)),
+        ]);
+        let definition = entry.definition().unwrap();
+        assert_eq!(names(definition.kept_in()), ["a"]);
+        let displaced = |entry: &Entry| {
+            let meant = entry.meant(&name).filter(|meant| meant.displaced);
+            meant
+                .map(|meant| names(&meant.regions).concat())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(displaced(&entry), ["", "b"]);
+        let entry = entry.join(said(0, None), stamp(5));
+        assert_eq!(displaced(&entry), [""; 0]);
+        let known: Vec<_> = entry
+            .meant(&name)
+            .map(|meant| meant.regions.len())
+            .collect();
+        assert_eq!(known, [1, 1]);
     }
 
     #[test]

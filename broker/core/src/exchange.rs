@@ -1,7 +1,8 @@
 //! Whom to ask for what, so that every frame that is lacking comes over one link and no more.
 //!
 //! A peer is asked for its own frames. Those of a broker that cannot be reached are asked of one
-//! of the peers that have more of them: they are relayed.
+//! of the peers that have more of them: they are relayed. A peer that may not hold what is asked for
+//! says where it has to stop, and is not asked for what is behind until that came from elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +18,9 @@ pub struct Peers {
     /// Who relays the frames of a broker that is out of reach. Kept while it is of use, so that
     /// nobody is asked anew with every frame.
     relays: BTreeMap<BrokerId, BrokerId>,
+    /// Frames that a peer has and cannot ship here, nor what comes behind them: of its origin and,
+    /// since those follow, of later epochs of the same broker.
+    withheld: BTreeMap<(BrokerId, Origin), Sequence>,
 }
 
 /// What a peer is asked for: all frames of these brokers that are not in the vector.
@@ -60,11 +64,49 @@ impl Peers {
     /// A link is down.
     pub fn lose(&mut self, peer: BrokerId) {
         self.reachable.remove(&peer);
+        self.withheld.retain(|(from, _), _| *from != peer);
+    }
+
+    /// A peer cannot ship an origin's frames here from this one on: somebody else has to, until it is
+    /// held.
+    pub fn withhold(&mut self, peer: BrokerId, origin: Origin, from: Sequence) {
+        if self.reachable.contains_key(&peer) {
+            self.withheld.insert((peer, origin), from);
+        }
+    }
+
+    /// What a peer can ship of what it holds.
+    fn ships(&self, peer: BrokerId) -> VersionVector {
+        let Some(holds) = self.reachable.get(&peer) else {
+            return VersionVector::EMPTY;
+        };
+        if self.withheld.is_empty() {
+            return holds.clone();
+        }
+        let ships = |(origin, sequence): (Origin, Sequence)| {
+            let stops = self.withheld.iter();
+            let stops = stops.filter(|((from, stop), _)| {
+                *from == peer && stop.broker == origin.broker && *stop <= origin
+            });
+            let before =
+                |(&(_, stop), &from): (&(BrokerId, Origin), &Sequence)| match stop == origin {
+                    true => Sequence::new(from.get().saturating_sub(1)),
+                    false => Sequence::NONE,
+                };
+            let most = stops
+                .map(before)
+                .min()
+                .map_or(sequence, |most| most.min(sequence));
+            (most > Sequence::NONE).then_some((origin, most))
+        };
+        holds.iter().filter_map(ships).collect()
     }
 
     /// What to ask each reachable peer for. Each broker's frames are asked of one peer only.
     #[must_use]
     pub fn asks(&mut self, held: &VersionVector) -> BTreeMap<BrokerId, Ask> {
+        self.withheld
+            .retain(|(_, origin), from| held.get(*origin) < *from);
         let ask = |&peer: &BrokerId| {
             let ask = Ask {
                 held: held.clone(),
@@ -87,11 +129,9 @@ impl Peers {
     #[must_use]
     pub fn ask_one(&self, held: &VersionVector) -> Option<(BrokerId, Ask)> {
         let lacking = |holds: &VersionVector| held.lacks_of(holds);
-        let most = self
-            .reachable
-            .iter()
-            .max_by_key(|(_, holds)| lacking(holds));
-        let (&peer, holds) = most.filter(|(_, holds)| lacking(holds) > 0)?;
+        let ships = self.reachable.keys().map(|&peer| (peer, self.ships(peer)));
+        let most = ships.max_by_key(|(_, ships)| lacking(ships));
+        let (peer, holds) = most.filter(|(_, ships)| lacking(ships) > 0)?;
         let of = holds.iter().map(|(origin, _)| origin.broker).collect();
         let held = held.clone();
         Some((peer, Ask { held, of }))
@@ -114,8 +154,7 @@ impl Peers {
         for broker in far {
             let current = self.relays.get(&broker);
             let serves = current
-                .and_then(|relay| self.reachable.get(relay))
-                .is_some_and(|holds| newest_beyond(held, holds, broker).is_some());
+                .is_some_and(|&relay| newest_beyond(held, &self.ships(relay), broker).is_some());
             if serves {
                 continue;
             }
@@ -146,9 +185,9 @@ impl Peers {
     fn relay_of(&self, broker: BrokerId, held: &VersionVector) -> Option<BrokerId> {
         let most = self
             .reachable
-            .iter()
-            .filter_map(|(&peer, holds)| {
-                let beyond = newest_beyond(held, holds, broker)?;
+            .keys()
+            .filter_map(|&peer| {
+                let beyond = newest_beyond(held, &self.ships(peer), broker)?;
                 Some((beyond, std::cmp::Reverse(peer)))
             })
             .max();
@@ -219,6 +258,7 @@ mod tests {
         // Of others, a newer epoch is more than a longer older one.
         let mut peers = Peers {
             relays: BTreeMap::new(),
+            withheld: BTreeMap::new(),
             ..peers
         };
         let asks = peers.asks(&VersionVector::EMPTY);
@@ -230,5 +270,47 @@ mod tests {
         peers.reach(BrokerId::new(2), holds(&[(9, 3, 2)]));
         let asks = peers.asks(&all);
         assert_eq!((of(&asks, 2), of(&asks, 3)), (vec![2, 9], vec![3]));
+    }
+
+    #[test]
+    fn who_cannot_ship_a_frame_is_not_asked_for_it_until_it_is_held() {
+        let mut peers = Peers::default();
+        let all = holds(&[(9, 1, 50), (9, 2, 4)]);
+        peers.reach(BrokerId::new(2), all.clone());
+        peers.reach(BrokerId::new(3), holds(&[(9, 1, 8)]));
+        let mut held = holds(&[(9, 1, 5)]);
+        assert_eq!(of(&peers.asks(&held), 2), [2, 9]);
+        let nine = |epoch| Origin {
+            broker: BrokerId::new(9),
+            epoch: Epoch::new(epoch),
+        };
+        peers.withhold(BrokerId::new(2), nine(1), Sequence::new(7));
+        // It still has the one before.
+        assert_eq!(of(&peers.asks(&held), 2), [2, 9]);
+        held = holds(&[(9, 1, 6)]);
+        assert_eq!(of(&peers.asks(&held), 3), [3, 9]);
+        assert_eq!(
+            of(&peers.asks(&held), 2),
+            [2],
+            "the later epoch is behind it"
+        );
+        let (peer, _) = peers.ask_one(&held).unwrap();
+        assert_eq!(peer, BrokerId::new(3));
+        // Another one withholds it as well: whoever was asked stays asked.
+        peers.withhold(BrokerId::new(3), nine(1), Sequence::new(7));
+        assert_eq!(of(&peers.asks(&held), 3), [3, 9]);
+        assert!(peers.ask_one(&held).is_none());
+        // It came over a link that is gone again.
+        held = holds(&[(9, 1, 8)]);
+        assert_eq!(of(&peers.asks(&held), 2), [2, 9]);
+        peers.withhold(BrokerId::new(2), nine(1), Sequence::new(20));
+        peers.lose(BrokerId::new(2));
+        peers.reach(BrokerId::new(2), all);
+        held = holds(&[(9, 1, 19)]);
+        assert_eq!(
+            of(&peers.asks(&held), 2),
+            [2, 9],
+            "a new link is asked anew"
+        );
     }
 }

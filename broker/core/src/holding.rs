@@ -21,6 +21,30 @@ pub struct Holding<T> {
     bytes: usize,
 }
 
+/// Says what is to be taken over from whom; asked just before that, when all that a frame follows
+/// is here.
+pub trait Admit<T> {
+    /// Takes from a frame what may not be here, and says whether the rest is all of it.
+    fn frame(&self, frame: &mut Foreign, ticket: &T) -> bool;
+
+    /// Whether these gaps count.
+    fn gaps(&self, gaps: &[Gap], ticket: &T) -> bool;
+}
+
+/// Admits everything.
+#[derive(Clone, Copy, Debug)]
+pub struct Everything;
+
+impl<T> Admit<T> for Everything {
+    fn frame(&self, _: &mut Foreign, _: &T) -> bool {
+        true
+    }
+
+    fn gaps(&self, _: &[Gap], _: &T) -> bool {
+        true
+    }
+}
+
 /// What became of a frame.
 #[derive(Debug)]
 pub enum Settled<T> {
@@ -30,6 +54,8 @@ pub enum Settled<T> {
     Gaps(Vec<Gap>, T),
     /// It was there already.
     Known(T),
+    /// Something is missing of it that may be here: it is wanted from somebody else.
+    Withheld(Origin, T),
     /// It can never be taken over: its origin has forked, or one of the two logs was rolled back.
     Refused(Origin, AcceptError, T),
 }
@@ -93,14 +119,15 @@ impl<T> Holding<T> {
         &mut self,
         sequencer: &mut Sequencer,
         now_ms: u64,
+        admit: &dyn Admit<T>,
         fits: &mut dyn FnMut(&Foreign) -> bool,
     ) -> Option<Settled<T>> {
-        if let Some(settled) = self.next_gaps(sequencer, now_ms) {
+        if let Some(settled) = self.next_gaps(sequencer, now_ms, admit) {
             return Some(settled);
         }
         let origins: Vec<Origin> = self.waiting.keys().copied().collect();
         for origin in origins {
-            let Some((frame, _)) = self.waiting.get(&origin).and_then(VecDeque::front) else {
+            let Some((frame, ticket)) = self.front(origin) else {
                 continue;
             };
             if let Err(error) = sequencer.judge(frame, now_ms) {
@@ -113,18 +140,41 @@ impl<T> Holding<T> {
                     error => Settled::Refused(origin, error, ticket),
                 });
             }
-            if !fits(frame) {
+            let size = frame.size();
+            let is_whole = admit.frame(frame, ticket);
+            let fits = !is_whole || fits(frame);
+            self.bytes -= size - self.front(origin).map_or(0, |(frame, _)| frame.size());
+            if !fits {
                 return None;
             }
             let (frame, ticket) = self.pop(origin)?;
+            if !is_whole {
+                return Some(Settled::Withheld(origin, ticket));
+            }
             return Some(Settled::Taken(sequencer.take_over(&frame), ticket));
         }
         None
     }
 
+    fn front(&mut self, origin: Origin) -> Option<&mut (Foreign, T)> {
+        self.waiting.get_mut(&origin).and_then(VecDeque::front_mut)
+    }
+
     /// There has to be room for all of [`Holding::gaps`].
-    fn next_gaps(&mut self, sequencer: &mut Sequencer, now_ms: u64) -> Option<Settled<T>> {
+    fn next_gaps(
+        &mut self,
+        sequencer: &mut Sequencer,
+        now_ms: u64,
+        admit: &dyn Admit<T>,
+    ) -> Option<Settled<T>> {
         for at in 0..self.gaps.len() {
+            let (gaps, ticket) = &self.gaps[at];
+            if !admit.gaps(gaps, ticket) {
+                let (gaps, ticket) = self.gaps.remove(at)?;
+                self.frames -= 1;
+                let origin = gaps.first().map_or(sequencer.origin(), |gap| gap.origin);
+                return Some(Settled::Withheld(origin, ticket));
+            }
             let taken = sequencer.accept_gaps(&self.gaps[at].0, now_ms);
             if taken.as_ref().is_err_and(AcceptError::may_pass) {
                 continue;
@@ -190,12 +240,13 @@ mod tests {
 
     fn drain(holding: &mut Holding<u32>, into: &mut Sequencer) -> Vec<u32> {
         let mut taken = Vec::new();
-        while let Some(settled) = holding.next(into, 10, &mut |_| true) {
+        while let Some(settled) = holding.next(into, 10, &Everything, &mut |_| true) {
             match settled {
                 Settled::Taken(_, ticket) | Settled::Gaps(_, ticket) | Settled::Known(ticket) => {
                     taken.push(ticket);
                 }
                 Settled::Refused(origin, error, _) => panic!("{origin}: {error}"),
+                Settled::Withheld(origin, _) => panic!("{origin}"),
             }
         }
         taken
@@ -231,14 +282,14 @@ mod tests {
         let mut forked = a.clone();
         let mut holding = Holding::default();
         holding.offer(write(&mut a, 1), ());
-        let nothing_fits = holding.next(&mut b, 10, &mut |_| false);
+        let nothing_fits = holding.next(&mut b, 10, &Everything, &mut |_| false);
         assert!(nothing_fits.is_none() && holding.frames() == 1);
-        let taken = holding.next(&mut b, 10, &mut |_| true);
+        let taken = holding.next(&mut b, 10, &Everything, &mut |_| true);
         assert!(matches!(taken, Some(Settled::Taken(..))));
         // The same sequence with another content, then one more of that history.
         let _ = write(&mut forked, 2);
         holding.offer(write(&mut forked, 3), ());
-        let refused = holding.next(&mut b, 10, &mut |_| true);
+        let refused = holding.next(&mut b, 10, &Everything, &mut |_| true);
         assert!(matches!(
             refused,
             Some(Settled::Refused(_, AcceptError::Chain(_), ()))

@@ -298,16 +298,21 @@ impl StreamName {
         self.id
     }
 
-    /// The id of the stream of this name that was made after so many others were deleted.
+    /// The id of the stream of this name that was made after so many others were deleted, and may
+    /// be held by these regions; by all if none are named. They are in order.
     #[must_use]
-    pub fn id_of_generation(&self, generation: u32) -> StreamId {
-        if generation == 0 {
+    pub fn id_of_generation(&self, generation: u32, regions: &[RegionName]) -> StreamId {
+        if generation == 0 && regions.is_empty() {
             return self.id;
         }
         let mut hashed = self.name.as_bytes().to_vec();
         // No name holds a zero.
         hashed.push(0);
         hashed.extend_from_slice(&generation.to_le_bytes());
+        for region in regions {
+            hashed.extend_from_slice(region.as_str().as_bytes());
+            hashed.push(0);
+        }
         id_of(&hashed)
     }
 }

@@ -14,6 +14,7 @@
 //! | [`gap`] | what is left of frames of which nothing is left |
 //! | [`stream`] | what a stream is: merge mode, partitions, retention |
 //! | [`definition`] | how what several regions say of one stream becomes one definition |
+//! | [`residency`] | which regions may hold what of the payload |
 //! | [`partitioner`] | which partition a key belongs to |
 //! | [`producer`] | idempotent producers: a retried publish counts once |
 //! | [`sequencer`] | publishes in, one frame out: the only place that assigns sequences |
@@ -40,6 +41,7 @@ pub mod lww;
 pub mod mesh;
 pub mod partitioner;
 pub mod producer;
+pub mod residency;
 pub mod sequencer;
 pub mod stability;
 pub mod stream;

@@ -47,6 +47,9 @@ pub const MAX_PARTITIONS: u16 = 1024;
 /// Longest region name. It is a metric label.
 pub const MAX_REGION_NAME_BYTES: usize = 63;
 
+/// Most regions that a stream names. More are better said by naming none.
+pub const MAX_STREAM_REGIONS: usize = 64;
+
 /// How far ahead of the wall clock a stamp from elsewhere may be before it is held, in
 /// milliseconds.
 pub const MAX_CLOCK_AHEAD_MS: u64 = 500;

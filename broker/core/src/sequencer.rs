@@ -96,7 +96,9 @@ pub struct Sequencer {
     next_position: Position,
     clock: Clock,
     heads: BTreeMap<Origin, Head>,
-    /// Frames of other identities that no own frame has named in its context yet.
+    /// Frames of other identities that no own frame has named in its context yet, up to the last
+    /// one of each of which there was anything here. Nothing that is written here can follow from
+    /// a frame of which nothing came; and where it may be held, it may take long to come.
     news: VersionVector,
     /// What frames followed of which only a gap came, as far as it is not here yet. The next frame
     /// of their origin follows it too, and does not say so again.
@@ -247,20 +249,24 @@ impl Sequencer {
         }
     }
 
-    fn advance(&mut self, header: &FrameHeader) {
+    fn advance(&mut self, commit: &Commit) {
+        let header = &commit.header;
         let head = Head {
             sequence: header.sequence,
             chain: header.chain,
         };
-        self.hear(header.origin, head);
+        let is_stub = commit.parts.iter().all(|part| part.batch.is_none());
+        self.hear(header.origin, head, is_stub);
         self.next_position = self.next_position.next();
     }
 
     /// Notes the last frame of an origin. An own one has told of all others before it.
-    fn hear(&mut self, origin: Origin, head: Head) {
+    fn hear(&mut self, origin: Origin, head: Head, is_stub: bool) {
         self.heads.insert(origin, head);
         if origin != self.origin {
-            self.news.advance(origin, head.sequence);
+            if !is_stub {
+                self.news.advance(origin, head.sequence);
+            }
         } else if !self.news.is_empty() {
             self.news = VersionVector::EMPTY;
         }
@@ -429,14 +435,14 @@ impl OpenFrame<'_> {
             parts: parts.iter().map(|part| part.header).collect(),
         };
         let header_bytes = header.seal(head.chain);
-        let position = state.next_position;
-        state.advance(&header);
-        Some(Commit {
-            position,
+        let commit = Commit {
+            position: state.next_position,
             header,
             header_bytes,
             parts,
-        })
+        };
+        state.advance(&commit);
+        Some(commit)
     }
 }
 

@@ -4,10 +4,12 @@
 //! value the JSON that HTTP shows. So definitions are logged, folded and replicated like all else;
 //! how they merge, [`crate::definition`] says.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use crate::id::{BadRegionName, BadStreamName, RegionName, StreamId, StreamName};
-use crate::limits::MAX_PARTITIONS;
+use crate::limits::{MAX_PARTITIONS, MAX_STREAM_REGIONS};
 
 /// The stream whose rows are the definitions of all streams.
 pub const SYSTEM_STREAM: &str = "_streams";
@@ -58,7 +60,7 @@ pub struct StreamDefinition {
     pub partitions: u16,
     /// What may be dropped.
     pub retention: Retention,
-    /// The regions that may hold its payload; `None` for all.
+    /// The regions that may hold its payload, in order; `None` for all. Cannot change.
     pub regions: Option<Vec<RegionName>>,
     /// How many streams of this name were deleted before. Not shown.
     pub generation: u32,
@@ -143,7 +145,20 @@ impl StreamDefinition {
     /// The stream's id.
     #[must_use]
     pub fn id(&self) -> StreamId {
-        self.name.id_of_generation(self.generation)
+        self.name.id_of_generation(self.generation, self.kept_in())
+    }
+
+    /// The regions that may hold its payload; none are named where all may.
+    #[must_use]
+    pub fn kept_in(&self) -> &[RegionName] {
+        self.regions.as_deref().unwrap_or_default()
+    }
+
+    /// Whether a region may hold its payload.
+    #[must_use]
+    pub fn may_be_in(&self, region: &RegionName) -> bool {
+        let kept_in = self.regions.as_ref();
+        kept_in.is_none_or(|regions| regions.contains(region))
     }
 
     /// Reads the JSON form of a stream that a user asks for.
@@ -209,8 +224,8 @@ impl StreamDefinition {
         if let Some(retention) = fields.get("retention") {
             changed.retention = self.retention.changed_by(retention)?;
         }
-        if fields.contains_key("regions") {
-            changed.regions = regions(fields)?;
+        if fields.contains_key("regions") && regions(fields)? != self.regions {
+            return Err(BadDefinition::Fixed("where the payload may go (regions)"));
         }
         changed.check()?;
         Ok(changed)
@@ -338,14 +353,22 @@ fn regions(fields: &Map<String, Value>) -> Result<Option<Vec<RegionName>>, BadDe
     };
     let names = match fields.get("regions") {
         None | Some(Value::Null) => return Ok(None),
-        Some(Value::Array(names)) if !names.is_empty() => names,
+        Some(Value::Array(names)) => names,
         Some(_) => return Err(wrong),
     };
     let parse = |name: &Value| match name.as_str() {
         Some(name) => Ok(RegionName::parse(name)?),
         None => Err(wrong.clone()),
     };
-    names.iter().map(parse).collect::<Result<_, _>>().map(Some)
+    // In one order, since the stream's id is made of them.
+    let names: BTreeSet<_> = names.iter().map(parse).collect::<Result<_, _>>()?;
+    if names.len() > MAX_STREAM_REGIONS {
+        return Err(BadDefinition::Field {
+            field: "regions",
+            expected: "at most 64 names, or null for all",
+        });
+    }
+    Ok((!names.is_empty()).then(|| names.into_iter().collect()))
 }
 
 #[cfg(test)]
@@ -359,12 +382,37 @@ mod tests {
     #[test]
     fn a_definition_reads_back() {
         let text = r#"{"name":"orders","merge":"lww","partitions":3,
-            "retention":{"max_age_seconds":60,"compact":true},"regions":["eu-west"]}"#;
+            "retention":{"max_age_seconds":60,"compact":true},"regions":["eu-west","asia"]}"#;
         let definition = read(text).unwrap();
+        let regions: Vec<_> = definition
+            .kept_in()
+            .iter()
+            .map(RegionName::as_str)
+            .collect();
+        assert_eq!(regions, ["asia", "eu-west"]);
         assert_eq!(definition.retention.max_age_seconds, Some(60));
         assert_eq!(
             StreamDefinition::from_json(&definition.to_json()),
             Ok(definition)
+        );
+    }
+
+    #[test]
+    fn streams_that_may_be_in_other_regions_are_other_streams() {
+        let id = |regions: &str| {
+            let text = format!(r#"{{"name":"a","regions":{regions}}}"#);
+            read(&text).unwrap().id()
+        };
+        let ids = [r#"["a","b"]"#, r#"["ab"]"#, r#"["a"]"#, "null"].map(id);
+        for (at, one) in ids.iter().enumerate() {
+            assert!(!ids[..at].contains(one));
+        }
+        assert_eq!(id(r#"["b","a","b"]"#), ids[0]);
+        assert_eq!(id("[]"), ids[3]);
+        let name = StreamName::parse("a").unwrap();
+        assert_eq!(
+            (ids[3], name.id_of_generation(0, &[])),
+            (name.id(), name.id())
         );
     }
 
@@ -391,6 +439,14 @@ mod tests {
                 r#"{"name":"a","retention":{"compact":true}}"#,
                 "retention.compact must be false",
             ),
+            (
+                r#"{"name":"a","regions":"eu"}"#,
+                "stream field regions must be",
+            ),
+            (
+                r#"{"name":"a","regions":["EU"]}"#,
+                "region name \"EU\" is not",
+            ),
             ("[]", "is a JSON object"),
         ];
         for (text, expected) in cases {
@@ -411,6 +467,9 @@ mod tests {
             change(r#"{"partitions":2}"#),
             Err(BadDefinition::Fixed("the number of partitions"))
         );
+        let fixed = change(r#"{"regions":["a"]}"#);
+        assert!(matches!(fixed, Err(BadDefinition::Fixed(_))), "{fixed:?}");
+        assert!(change(r#"{"regions":[]}"#).is_ok(), "none means all");
         let changed = change(r#"{"retention":{"max_age_seconds":9}}"#).unwrap();
         assert_eq!(changed.retention.max_bytes, Some(5));
         assert_eq!(changed.retention.max_age_seconds, Some(9));

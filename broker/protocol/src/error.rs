@@ -114,6 +114,7 @@ codes! {
     TokenNotReached    "AB3101" 504 retry "token not reached in time"
     RegionsNotReached  "AB3102" 504 retry "regions not reached in time"
     Foreign            "AB4001" 403 final "refused for this origin or host"
+    OtherRegion        "AB4002" 403 final "the stream is kept in other regions"
     DuplicateLink      "AB4101" 409 retry "this link exists already"
     LinkRefused        "AB4102" 403 final "a broker that may not be linked"
     Internal           "AB5001" 500 final "internal error"

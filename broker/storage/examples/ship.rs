@@ -103,7 +103,7 @@ fn ship(reader: &LogReader, ask: &Ask) -> Result<(), Failure> {
     let started = Instant::now();
     let (mut at, mut bytes, mut frames) = (reader.ship_from(ask), 0, 0);
     while at < reader.next_position() {
-        let shipment = reader.ship(at, ask, BLOCK_BYTES)?;
+        let shipment = reader.ship(at, ask, &|_| true, BLOCK_BYTES)?;
         for item in &shipment.items {
             if let Shipped::Frame(commit) = item {
                 bytes += commit.size();

@@ -9,7 +9,7 @@ use crate::batch::Batch;
 use crate::clock::HybridTimestamp;
 use crate::frame::{Commit, CommitPart, FrameError, FrameHeader};
 use crate::gap::Gap;
-use crate::id::{Origin, Sequence};
+use crate::id::{Origin, Sequence, StreamId};
 use crate::limits::MAX_CLOCK_AHEAD_MS;
 use crate::vector::VersionVector;
 
@@ -124,6 +124,15 @@ impl Foreign {
         self.header_bytes.len() + bodies.sum::<usize>()
     }
 
+    /// Drops the batches of streams that are not to be kept.
+    pub fn strip(&mut self, mut keep: impl FnMut(StreamId) -> bool) {
+        for (part, batch) in self.header.parts.iter().zip(&mut self.batches) {
+            if !keep(part.stream) {
+                *batch = None;
+            }
+        }
+    }
+
     /// Its parts, in the header's order.
     #[must_use]
     pub fn batches(&self) -> &[Option<Batch>] {
@@ -200,7 +209,7 @@ impl Sequencer {
             self.note(part, commit.position);
         }
         self.clock.0.observe(frame.header.last_timestamp());
-        self.advance(&frame.header);
+        self.advance(&commit);
         commit
     }
 

@@ -85,7 +85,7 @@ impl Sequencer {
             self.note(part, commit.position);
         }
         self.clock.0.observe(header.last_timestamp());
-        self.advance(header);
+        self.advance(commit);
         Ok(())
     }
 

@@ -22,6 +22,7 @@ const CREDIT: u8 = 4;
 const REPORTS: u8 = 5;
 const BYE: u8 = 6;
 const PING: u8 = 7;
+const WITHHELD: u8 = 8;
 
 impl From<TryGetError> for BadMessage {
     fn from(_: TryGetError) -> Self {
@@ -73,6 +74,11 @@ pub fn encode(message: &PeerMessage, out: &mut BytesMut) {
             put_text(out, message);
         }
         PeerMessage::Ping => out.put_u8(PING),
+        PeerMessage::Withheld(origin, from) => {
+            out.put_u8(WITHHELD);
+            put_origin(out, *origin);
+            out.put_u64_le(from.get());
+        }
     }
     let length = u32::try_from(out.len() - start - LENGTH_BYTES).expect("messages are bounded");
     out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
@@ -145,6 +151,10 @@ pub fn decode(mut bytes: Bytes) -> Result<PeerMessage, BadMessage> {
             PeerMessage::Bye { code, message }
         }
         PING => PeerMessage::Ping,
+        WITHHELD => {
+            let origin = read_origin(&mut bytes)?;
+            PeerMessage::Withheld(origin, Sequence::new(bytes.try_get_u64_le()?))
+        }
         kind => return Err(BadMessage::Kind(kind)),
     };
     if bytes.is_empty() {
@@ -305,6 +315,7 @@ mod tests {
                 message: "no".to_owned(),
             },
             PeerMessage::Ping,
+            PeerMessage::Withheld(origin(2), Sequence::new(8)),
         ]
     }
 
@@ -372,7 +383,7 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_message_never_panics(which in 0usize..7, at in any::<usize>(), to in any::<u8>()) {
+        fn a_damaged_message_never_panics(which in 0usize..8, at in any::<usize>(), to in any::<u8>()) {
             let mut bytes = bytes_of(&messages()[which]).to_vec();
             let at = at % bytes.len();
             bytes[at] = to;

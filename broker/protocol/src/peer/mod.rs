@@ -16,6 +16,7 @@
 //!  5    reports   count, and for each: broker u64, promise u64, applied: length, vector
 //!  6    bye       code, as text, and a text
 //!  7    ping
+//!  8    withheld  broker u64, epoch u32, sequence u64
 //! ```
 //!
 //! Little-endian; counts and lengths are u32, a region and a text are a length and UTF-8.
@@ -114,6 +115,9 @@ pub enum PeerMessage {
     },
     /// Nothing is new; the link is alive.
     Ping,
+    /// The frames of an origin from this one on do not come over this link: the sender holds a stub
+    /// where the other side may hold all. It counts until the next ask.
+    Withheld(Origin, Sequence),
 }
 
 /// Why bytes are not a message.

@@ -242,6 +242,10 @@ pub(super) enum StreamCommand {
         /// How many partitions.
         #[arg(long, default_value_t = 1)]
         partitions: u16,
+        /// The regions that may hold its records, with commas between them. All unless given; it
+        /// cannot change later.
+        #[arg(long, value_delimiter = ',', value_name = "REGION")]
+        regions: Vec<String>,
         #[command(flatten)]
         retention: RetentionFlags,
         #[command(flatten)]

@@ -7,7 +7,7 @@ use anabranch_client::{Problem, StreamDefinition, StreamName};
 use anabranch_protocol::http::{Retention, StreamInfo};
 use serde_json::{Value, json};
 
-use super::arguments::{Merge, RetentionFlags, StreamCommand, Target};
+use super::arguments::{RetentionFlags, StreamCommand, Target};
 use super::failure::Failure;
 use super::output::{self, Output};
 use super::{Ended, age};
@@ -20,9 +20,19 @@ pub(super) async fn run(command: StreamCommand) -> Ended {
             name,
             merge,
             partitions,
+            regions,
             retention,
             target,
-        } => create(&name, merge, partitions, &retention, &target).await,
+        } => {
+            let wish = json!({
+                "name": name,
+                "merge": merge.as_str(),
+                "partitions": partitions,
+                "retention": age::retention(&retention)?,
+                "regions": regions,
+            });
+            create(&wish, &target).await
+        }
         StreamCommand::List(target) => list(&target).await,
         StreamCommand::Show { name, target } => show(&name, &target).await,
         StreamCommand::Alter {
@@ -39,20 +49,8 @@ pub(super) async fn run(command: StreamCommand) -> Ended {
     }
 }
 
-async fn create(
-    name: &str,
-    merge: Merge,
-    partitions: u16,
-    retention: &RetentionFlags,
-    target: &Target,
-) -> Ended {
-    let definition = StreamDefinition::from_json(&json!({
-        "name": name,
-        "merge": merge.as_str(),
-        "partitions": partitions,
-        "retention": age::retention(retention)?,
-    }))
-    .map_err(Problem::from)?;
+async fn create(wish: &Value, target: &Target) -> Ended {
+    let definition = StreamDefinition::from_json(wish).map_err(Problem::from)?;
     let info = target.client()?.create_stream(&definition).await?;
     print_one(&info, target)
 }
@@ -151,6 +149,9 @@ fn print_one(info: &StreamInfo, target: &Target) -> Ended {
         field("partitions", &info.partitions.to_string()),
         field("keeps", &keeps(info.retention)),
     ];
+    if let Some(regions) = &info.regions {
+        rows.push(field("kept in", &regions.join(", ")));
+    }
     for held in info.offsets.iter().flatten() {
         let offsets = format!(
             "{} records, offsets {} to {}",

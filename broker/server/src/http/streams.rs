@@ -83,7 +83,7 @@ pub(super) async fn trim(State(surface): App, request: Request) -> Answer {
     let name = path::stream(request.uri()).into_owned();
     let trim: Trim = json_body(&surface, request).await?;
     let before_ms = milliseconds(&trim.before)?;
-    let definition = running.writable_stream(&name)?;
+    let definition = running.changeable_stream(&name)?;
     running.trim_stream(&name, before_ms).await?;
     Ok(shown(running, StatusCode::ACCEPTED, &definition))
 }

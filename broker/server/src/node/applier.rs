@@ -39,6 +39,11 @@ pub(crate) fn run(
 fn forget_deleted(running: &Running, before: &StreamMap, now: &StreamMap) {
     let ids = before.iter().map(|definition| definition.id());
     for gone in ids.filter(|&id| now.get(id).is_none()) {
-        running.forget_stream(gone);
+        match now.is_displaced(gone) {
+            false => running.forget_stream(gone),
+            true => {
+                tracing::error!(stream = %gone, "two regions made a stream of one name at once, with different regions; what was written to this one is not shown")
+            }
+        }
     }
 }

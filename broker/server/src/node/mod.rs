@@ -10,6 +10,7 @@
 //! | `subscription` | a place in a stream, and what comes next |
 //! | `selection` | which records of a stream a subscriber wants |
 //! | `regions` | brokers of other regions: links, reports, what all have applied |
+//! | `residents` | where the payload of which streams may be |
 //! | `reads` | rows |
 //! | `streams` | making, changing and deleting streams |
 //! | `upkeep` | retention, disk space, gauges: what is done now and then |
@@ -23,6 +24,7 @@ mod metrics;
 mod publish;
 mod reads;
 mod regions;
+mod residents;
 mod selection;
 mod start;
 mod streams;
@@ -57,6 +59,7 @@ pub(crate) use error::Error;
 pub(crate) use publish::{Ack, AckRow, AckSink, Group, Left, Numbered, Outcome, token_of};
 pub(crate) use reads::{Read, ReadAt};
 pub(crate) use regions::{Dialled, LinkCredit, LinkStatus, Regions, Seat, Ticket, check_hello};
+pub(crate) use residents::{Peer, Residents};
 pub(crate) use selection::{each_selected, unreadable_batch};
 pub(crate) use start::{StartError, Stopper, start};
 pub(crate) use streams::Created;
@@ -162,6 +165,7 @@ pub(crate) struct Running {
     pub(crate) tables: Tables,
     pub(crate) tail: Arc<Tail>,
     pub(crate) regions: Arc<Regions>,
+    pub(crate) residents: Arc<Residents>,
     durable: Arc<watch::Sender<Position>>,
     phase: Arc<watch::Sender<Phase>>,
     origin: Origin,
@@ -377,17 +381,19 @@ impl Running {
         self.reader.ship_from(ask)
     }
 
-    /// What a peer asks for, in the order of this log, and where to go on. Blocks.
+    /// What a peer asks for, in the order of this log, without the batches that may not go to it, and
+    /// where to go on. Blocks.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub(crate) fn shipment(
         &self,
-        ask: &Ask,
+        (to, ask): (&Peer, &Ask),
         from: Position,
         max_bytes: usize,
     ) -> Result<Shipment, Error> {
-        let shipment = self.reader.ship(from, ask, max_bytes);
+        let may_go = |stream| self.residents.may_go(stream, to);
+        let shipment = self.reader.ship(from, ask, &may_go, max_bytes);
         shipment.map_err(|error| error::unreadable(&error))
     }
 

@@ -91,7 +91,7 @@ impl Running {
         key: &[u8],
         at: &ReadAt,
     ) -> Result<Read<Option<Bytes>>, Error> {
-        let definition = self.stream(stream)?;
+        let definition = self.held_stream(stream)?;
         let token = self.caught_up(at).await?;
         let value = match definition.merge {
             MergeMode::Lww => self.get(&definition, key)?,
@@ -107,7 +107,7 @@ impl Running {
         range: KeyRange,
         at: &ReadAt,
     ) -> Result<Read<Page>, Error> {
-        let definition = self.stream(stream)?;
+        let definition = self.held_stream(stream)?;
         let token = self.caught_up(at).await?;
         let running = Arc::clone(self);
         let read = move || match definition.merge {
@@ -158,7 +158,7 @@ impl Running {
         keys: Vec<Bytes>,
         at: &ReadAt,
     ) -> Result<Read<Page>, Error> {
-        let definition = self.stream(stream)?;
+        let definition = self.held_stream(stream)?;
         let token = self.caught_up(at).await?;
         let running = Arc::clone(self);
         let read = move || running.look_up(&definition, keys);

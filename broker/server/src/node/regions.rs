@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::exchange::{Ask, Peers};
-use anabranch_core::id::{BrokerId, Origin, Position, RegionName};
+use anabranch_core::id::{BrokerId, Origin, Position, RegionName, Sequence};
 use anabranch_core::stability::{Report, Stability};
 use anabranch_core::vector::VersionVector;
 use anabranch_protocol::error::Code;
@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::Error;
+use super::residents::Peer;
 
 /// Who dialled a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,8 +39,9 @@ impl std::fmt::Display for Dialled {
 }
 
 /// Bytes that a peer may send before it waits, and those that it may send again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LinkCredit {
+    from: Peer,
     returned: AtomicU64,
     arrived: Notify,
 }
@@ -51,7 +53,23 @@ pub(crate) struct Ticket {
     credit: Arc<LinkCredit>,
 }
 
+impl Ticket {
+    /// Over whose link it was taken.
+    pub(super) fn from(&self) -> &Peer {
+        &self.credit.from
+    }
+}
+
 impl LinkCredit {
+    /// Of a link to this peer.
+    pub(crate) fn of(peer: &Peer) -> Self {
+        Self {
+            from: peer.clone(),
+            returned: AtomicU64::new(0),
+            arrived: Notify::new(),
+        }
+    }
+
     /// Takes note of bytes that have come.
     pub(crate) fn take(self: &Arc<Self>, bytes: u64) -> Ticket {
         Ticket {
@@ -107,7 +125,7 @@ struct Link {
 /// A link's place among the others. When it is dropped, the link is down.
 pub(crate) struct Seat {
     regions: Arc<Regions>,
-    pub(crate) peer: BrokerId,
+    pub(crate) peer: Peer,
     number: u64,
     /// What to ask the peer for.
     pub(crate) asks: watch::Receiver<Ask>,
@@ -117,7 +135,7 @@ pub(crate) struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.regions.lose(self.peer, self.number);
+        self.regions.lose(self.peer.broker, self.number);
     }
 }
 
@@ -267,7 +285,10 @@ impl Regions {
         };
         let seat = Seat {
             regions: Arc::clone(self),
-            peer,
+            peer: Peer {
+                broker: peer,
+                region: hello.region.clone(),
+            },
             number,
             asks: link.asks.subscribe(),
             counts: Arc::clone(&link.counts),
@@ -291,6 +312,14 @@ impl Regions {
             state.peers.lose(peer);
             state.ask_anew();
         }
+    }
+
+    /// A peer holds a stub of this frame, which may be held here: somebody else is to be asked.
+    pub(crate) fn note_withheld(&self, peer: BrokerId, origin: Origin, from: Sequence) {
+        tracing::info!(%peer, %origin, %from, "a peer may not hold a part of what it was asked for");
+        let mut state = self.state.lock();
+        state.peers.withhold(peer, origin, from);
+        state.ask_anew();
     }
 
     /// Everything in the report, and everything before the position, is durable here.

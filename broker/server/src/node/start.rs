@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use super::metrics::WriterMetrics;
 use super::regions::{Begin, Regions};
+use super::residents::Residents;
 use super::subscription::SNAPSHOTS;
 use super::tail::Tail;
 use super::upkeep::{Chore, Upkeep};
@@ -243,6 +244,7 @@ fn run(
         streams: running.tables.clone(),
         holding: Holding::default(),
         regions: Arc::clone(&running.regions),
+        residents: Arc::clone(&running.residents),
         durable: Arc::clone(&running.durable),
     };
     let writer = spawn("log-writer", {
@@ -285,7 +287,7 @@ fn spawn_applier(
 fn cleaner(reader: &LogReader, tables: &Tables) -> Result<Cleaner, StartError> {
     let mut cleaner = Cleaner::new(reader.clone());
     let streams = tables.streams();
-    let defined = |stream| streams.get(stream).is_some();
+    let defined = |stream| streams.get(stream).is_some() || streams.is_displaced(stream);
     for stream in cleaner.drop_undefined(&defined)? {
         info!(%stream, "the records of a deleted stream are dropped");
     }
@@ -327,6 +329,11 @@ fn new_running(
         tail: Arc::new(Tail::new(cluster, tail_bytes, seen, next)),
         applied: Arc::new(watch::Sender::new(tables.applied())),
         durable: Arc::new(watch::Sender::new(next)),
+        residents: Arc::new(Residents::new(
+            origin.broker,
+            region.clone(),
+            &tables.streams(),
+        )),
         regions: Arc::new(Regions::new(Begin {
             own: origin,
             region,

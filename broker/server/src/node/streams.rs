@@ -58,11 +58,31 @@ impl Running {
             })
     }
 
-    /// The stream of this name, if clients may write to it.
+    /// The stream of this name, if its records may be here.
+    ///
+    /// # Errors
+    /// When there is none, or other regions hold it.
+    pub(crate) fn held_stream(&self, name: &str) -> Result<Arc<StreamDefinition>, Error> {
+        let definition = self.stream(name)?;
+        self.residents.check(&definition)?;
+        Ok(definition)
+    }
+
+    /// The stream of this name, if clients may write to it here.
+    ///
+    /// # Errors
+    /// When there is none, it belongs to the broker, or other regions hold it.
+    pub(crate) fn writable_stream(&self, name: &str) -> Result<Arc<StreamDefinition>, Error> {
+        let definition = self.changeable_stream(name)?;
+        self.residents.check(&definition)?;
+        Ok(definition)
+    }
+
+    /// The stream of this name, if clients may change it.
     ///
     /// # Errors
     /// When there is none, or it belongs to the broker.
-    pub(crate) fn writable_stream(&self, name: &str) -> Result<Arc<StreamDefinition>, Error> {
+    pub(crate) fn changeable_stream(&self, name: &str) -> Result<Arc<StreamDefinition>, Error> {
         let definition = self.stream(name)?;
         if definition.name.is_system() {
             return Err(Error::new(
@@ -119,7 +139,7 @@ impl Running {
         change: &Value,
     ) -> Result<Arc<StreamDefinition>, Error> {
         let _one_at_a_time = self.defining.lock().await;
-        let held = self.writable_stream(name)?;
+        let held = self.changeable_stream(name)?;
         let changed = held.changed_by(change)?;
         if changed != *held {
             self.write_definition(&changed, Said::Is).await?;
@@ -139,7 +159,7 @@ impl Running {
 
     async fn delete_to_the_end(&self, name: &str) -> Result<(), Error> {
         let _one_at_a_time = self.defining.lock().await;
-        let held = self.writable_stream(name)?;
+        let held = self.changeable_stream(name)?;
         self.write_definition(&held, Said::IsGone).await?;
         // The writer refuses publishes to it from here on; what it took before is durable after
         // this, and dropped with the rest.

@@ -100,7 +100,7 @@ pub(crate) struct Subscription {
 
 impl Subscription {
     pub(crate) fn start(running: &Arc<Running>, request: &SubscribeRequest) -> Result<Self, Error> {
-        let definition = running.stream(&request.stream)?;
+        let definition = running.held_stream(&request.stream)?;
         let selection = Selection::new(&definition, request)?;
         let (tail, changed) = running.tail.follow(definition.id());
         let mut subscription = Self {

@@ -34,6 +34,7 @@ use tokio::sync::{oneshot, watch};
 use super::metrics::WriterMetrics;
 use super::publish::{Ack, AckRow, AckSink, Budget, Numbered, Outcome, Reply, Submission};
 use super::regions::{Regions, Ticket};
+use super::residents::Residents;
 use super::tail::Tail;
 use super::{Error, error, wall_clock_ms};
 
@@ -76,6 +77,7 @@ pub(crate) struct Writer {
     /// Frames of other regions that came before what they follow.
     pub(crate) holding: Holding<Ticket>,
     pub(crate) regions: Arc<Regions>,
+    pub(crate) residents: Arc<Residents>,
     /// First position that is not durable, for those who follow the log.
     pub(crate) durable: Arc<watch::Sender<Position>>,
 }
@@ -239,9 +241,10 @@ impl Writer {
             inbox,
             streams,
             holding,
+            residents,
             ..
         } = self;
-        let mut streams = Known::of(streams);
+        let mut streams = Known::of(streams, residents);
         // Only the first frame of a group tells of what others wrote.
         let (mut bytes, mut log_bytes) = (0, sequencer.context_bytes());
         let mut frame = sequencer.open();
@@ -281,7 +284,7 @@ impl Writer {
                 false => inbox.try_recv().ok(),
             };
         }
-        let _ = turn(frame, log, gathered);
+        let _ = turn(frame, log, residents, gathered);
         match room {
             Ok(()) => self.take_over(log_bytes, gathered),
             full => full.map_err(Stopped::from),
@@ -295,6 +298,7 @@ impl Writer {
             log,
             holding,
             regions,
+            residents,
             ..
         } = self;
         gathered.more_held = false;
@@ -319,7 +323,7 @@ impl Writer {
                 log_bytes += if fits { entry } else { 0 };
                 fits
             };
-            match holding.next(sequencer, now, &mut fits) {
+            match holding.next(sequencer, now, &**residents, &mut fits) {
                 None => return Ok(room?),
                 Some(Settled::Gaps(gaps, ticket)) => {
                     gathered
@@ -332,11 +336,13 @@ impl Writer {
                     return Err(Stopped::Lost(error));
                 }
                 Some(Settled::Known(ticket)) => drop(ticket),
+                Some(Settled::Withheld(origin, ticket)) => residents.note_refused(origin, &ticket),
                 Some(Settled::Refused(origin, error, ticket)) => {
                     regions.note_fork(origin, error.to_string());
                     drop(ticket);
                 }
                 Some(Settled::Taken(commit, ticket)) => {
+                    residents.learn(&commit);
                     log.append(commit, now);
                     gathered.tickets.push(ticket);
                 }
@@ -374,13 +380,17 @@ fn refusal(error: &WriteError) -> Error {
 /// longer than it takes to make a stream.
 struct Known<'a> {
     tables: &'a Tables,
+    residents: &'a Residents,
     streams: Arc<StreamMap>,
 }
 
 impl<'a> Known<'a> {
-    fn of(tables: &'a Tables) -> Self {
-        let streams = tables.streams();
-        Self { tables, streams }
+    fn of(tables: &'a Tables, residents: &'a Residents) -> Self {
+        Self {
+            tables,
+            residents,
+            streams: tables.streams(),
+        }
     }
 
     /// A surface has checked the publish against the streams of its time; the stream may be gone since.
@@ -434,10 +444,16 @@ fn refuse(submission: Submission, error: &Error) {
 
 /// Ends the frame, appends what it holds, and begins the next. A frame of duplicates alone is
 /// never made: their originals are in an earlier one.
-fn turn<'a>(frame: OpenFrame<'a>, log: &mut Log, gathered: &mut Gathered) -> OpenFrame<'a> {
+fn turn<'a>(
+    frame: OpenFrame<'a>,
+    log: &mut Log,
+    residents: &Residents,
+    gathered: &mut Gathered,
+) -> OpenFrame<'a> {
     let now = wall_clock_ms();
     let (commit, next) = frame.turn(now);
     if let Some(commit) = commit {
+        residents.learn(&commit);
         log.append(commit, now);
     }
     gathered.frames.push(next.head().sequence);
@@ -480,7 +496,7 @@ fn add_submission<'a>(
             continue;
         }
         if !frame.has_room(publish.group.bytes(), group.len()) {
-            frame = turn(frame, log, gathered);
+            frame = turn(frame, log, streams.residents, gathered);
         }
         gathered.placed.clear();
         if let Err(error) = frame.add(group, &mut gathered.placed) {

@@ -1,12 +1,13 @@
 //! A link, from hello to its end.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anabranch_core::exchange::Ask;
-use anabranch_core::id::Position;
+use anabranch_core::id::{BrokerId, Origin, Position, Sequence};
 use anabranch_core::stability::Report;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::block::{self, Item};
@@ -20,9 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use super::wire::{Incoming, ReadError};
 use crate::config::Links;
-use crate::node::{
-    Dialled, Error, LinkCredit, Node, Running, Seat, Shipment, Shipped, check_hello,
-};
+use crate::node::{Dialled, Error, LinkCredit, Node, Peer, Running, Seat, Shipped, check_hello};
 
 /// How long the other side may take to say who it is.
 const HELLO_BUDGET: Duration = Duration::from_secs(5);
@@ -136,7 +135,7 @@ pub(super) async fn run(
     let mut incoming = Incoming::new(read);
     let ended = match greet(node, &mut incoming, &mut write, dialled).await {
         Ok((running, seat)) => {
-            tracing::info!(peer = %seat.peer, "link up");
+            tracing::info!(peer = %seat.peer.broker, region = %seat.peer.region, "link up");
             keep(&running, seat, incoming, &mut write, options).await
         }
         Err(ended) => ended,
@@ -185,7 +184,7 @@ async fn keep(
     write: &mut OwnedWriteHalf,
     options: &Links,
 ) -> Ended {
-    let credit = Arc::new(LinkCredit::default());
+    let credit = Arc::new(LinkCredit::of(&seat.peer));
     // The other side asks seldom, and credit comes no faster than what it was given for.
     let (tell, told) = mpsc::channel(64);
     let mut replaced = seat.replaced.clone();
@@ -199,6 +198,7 @@ async fn keep(
         window,
         compress: options.compress,
         wanted: None,
+        reports_of: BTreeSet::new(),
         left: 0,
         position: Position::new(0),
     };
@@ -247,6 +247,11 @@ impl Reading<'_> {
             } => return self.take_block(compressed, raw, items).await,
             PeerMessage::Reports(reports) => {
                 self.running.regions.hear(reports);
+                return Ok(());
+            }
+            PeerMessage::Withheld(origin, from) => {
+                let regions = &self.running.regions;
+                regions.note_withheld(self.seat.peer.broker, origin, from);
                 return Ok(());
             }
             PeerMessage::Ask { ask, window } => Told::Wanted(Wanted { ask, window }),
@@ -319,7 +324,10 @@ struct Outgoing<'a> {
     credit: &'a Arc<LinkCredit>,
     window: u64,
     compress: bool,
+    /// What is shipped: what was asked for, without what can only come from elsewhere.
     wanted: Option<Ask>,
+    /// The brokers of whom it was asked for.
+    reports_of: BTreeSet<BrokerId>,
     /// Bytes that may still be sent.
     left: u64,
     /// What is before this in the log was sent, or is not wanted.
@@ -381,6 +389,7 @@ impl Outgoing<'_> {
             Told::Credit(bytes) => self.left = self.left.saturating_add(bytes),
             Told::Wanted(Wanted { ask, window }) => {
                 self.position = self.running.shipping_from(&ask);
+                self.reports_of.clone_from(&ask.of);
                 // What is on its way keeps its credit: it comes back as it would have.
                 if self.wanted.replace(ask).is_none() {
                     self.left = window;
@@ -402,8 +411,7 @@ impl Outgoing<'_> {
     }
 
     async fn report(&mut self, reported: &mut Vec<Report>) -> Result<(), Ended> {
-        let of = self.wanted.as_ref().map(|ask| ask.of.clone());
-        let reports = self.running.regions.reports(&of.unwrap_or_default());
+        let reports = self.running.regions.reports(&self.reports_of);
         let fresh: Vec<_> = reports
             .iter()
             .filter(|report| !reported.contains(report))
@@ -423,14 +431,19 @@ impl Outgoing<'_> {
         };
         let (running, from) = (Arc::clone(self.running), self.position);
         let most = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let compress = self.compress;
+        let (compress, to) = (self.compress, self.seat.peer.clone());
         let made = tokio::task::spawn_blocking(move || {
-            make_block(&running, &ask, from, most.min(BLOCK_BYTES), compress)
+            make_block(&running, (&to, ask), from, most.min(BLOCK_BYTES), compress)
         });
         let made = made
             .await
             .map_err(|_| Ended::Log("reading panicked".to_owned()))?;
-        let (block, next) = made.map_err(Ended::Log)?;
+        let Made {
+            block,
+            ask,
+            stops,
+            next,
+        } = made.map_err(Ended::Log)?;
         if let Some(block) = block {
             self.write.write_all(&block.message).await?;
             self.left = self.left.saturating_sub(block.raw);
@@ -440,6 +453,10 @@ impl Outgoing<'_> {
                 .bytes_out
                 .fetch_add(block.message.len() as u64, Ordering::Relaxed);
         }
+        for (origin, from) in stops {
+            self.say(&PeerMessage::Withheld(origin, from)).await?;
+        }
+        self.wanted = Some(ask);
         self.position = next;
         Ok(())
     }
@@ -456,30 +473,48 @@ struct Block {
     raw: u64,
 }
 
-/// The next frames that are wanted, and where to go on.
+/// What was read from the log.
+struct Made {
+    block: Option<Block>,
+    /// What is to be shipped from now on.
+    ask: Ask,
+    /// The origins that are not shipped any more, and where that begins.
+    stops: Vec<(Origin, Sequence)>,
+    /// Where to go on.
+    next: Position,
+}
+
+/// The next frames that are wanted.
 fn make_block(
     running: &Running,
-    ask: &Ask,
+    (to, mut ask): (&Peer, Ask),
     from: Position,
     max_bytes: usize,
     compress: bool,
-) -> Result<(Option<Block>, Position), String> {
-    let shipment = running.shipment(ask, from, max_bytes);
-    let Shipment {
-        items: shipped,
-        next,
-    } = shipment.map_err(|error| error.detail)?;
+) -> Result<Made, String> {
+    let shipment = running.shipment((to, &ask), from, max_bytes);
+    let mut shipment = shipment.map_err(|error| error.detail)?;
+    let stops = running.residents.limit(&mut shipment, to, &mut ask);
     let mut items = BytesMut::with_capacity(max_bytes);
-    for item in &shipped {
+    for item in &shipment.items {
         match item {
             Shipped::Frame(commit) => block::put_frame(commit, &mut items),
             Shipped::Gaps(gaps) => block::put_gaps(gaps, &mut items),
         }
     }
-    let frames = shipped.len() as u64;
-    if frames == 0 {
-        return Ok((None, next));
-    }
+    let block = match shipment.items.len() {
+        0 => None,
+        frames => Some(pack(items, frames as u64, compress)?),
+    };
+    Ok(Made {
+        block,
+        ask,
+        stops,
+        next: shipment.next,
+    })
+}
+
+fn pack(items: BytesMut, frames: u64, compress: bool) -> Result<Block, String> {
     let raw = items.len();
     let packed = match compress && raw >= COMPRESS_FROM {
         true => zstd::bulk::compress(&items, ZSTD_LEVEL).ok(),
@@ -495,10 +530,9 @@ fn make_block(
         items,
     };
     encode(&block, &mut message);
-    let block = Block {
+    Ok(Block {
         message,
         frames,
         raw: raw as u64,
-    };
-    Ok((Some(block), next))
+    })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::PartHeader;
-use anabranch_core::id::Position;
+use anabranch_core::id::{Position, StreamId};
 
 use super::entry::{Entry, EntryFault};
 use super::fields::length;
@@ -29,12 +29,13 @@ const RUN_BYTES: u64 = 8 << 20;
 pub(super) const MOST_RETRIES: usize = 8;
 
 /// What a read is for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) enum Wanted<'a> {
     /// Frames that hold a part that passes, with just those parts.
     Parts(&'a Filter),
-    /// Frames that a peer asks for, with all that is left of them, and gaps that hold any.
-    Frames(&'a Ask),
+    /// Frames that a peer asks for, with all that is left of them of streams that may go to it, and
+    /// gaps that hold any.
+    Frames(&'a Ask, &'a dyn Fn(StreamId) -> bool),
 }
 
 impl Wanted<'_> {
@@ -42,7 +43,7 @@ impl Wanted<'_> {
     fn kept(&self, trims: &Trims) -> Position {
         let stream = match self {
             Self::Parts(filter) => filter.stream(),
-            Self::Frames(_) => None,
+            Self::Frames(..) => None,
         };
         stream.map_or_else(Position::default, |stream| trims.of(stream))
     }
@@ -50,21 +51,21 @@ impl Wanted<'_> {
     fn may_match(&self, summary: &Summary) -> bool {
         match self {
             Self::Parts(filter) => filter.may_match(summary),
-            Self::Frames(ask) => summary.has_asked(ask),
+            Self::Frames(ask, _) => summary.has_asked(ask),
         }
     }
 
     fn plan(&self, index: &SegmentIndex, from: Position, max_bytes: usize) -> Plan {
         match self {
             Self::Parts(filter) => index.plan(from, filter, max_bytes),
-            Self::Frames(ask) => index.plan_asked(from, ask, max_bytes),
+            Self::Frames(ask, _) => index.plan_asked(from, ask, max_bytes),
         }
     }
 
     fn wants(&self, part: &PartHeader) -> bool {
         match self {
             Self::Parts(filter) => filter.wants(part),
-            Self::Frames(_) => true,
+            Self::Frames(_, may_go) => may_go(part.stream),
         }
     }
 }

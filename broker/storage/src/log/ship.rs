@@ -8,7 +8,8 @@ use std::sync::Arc;
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Commit;
 use anabranch_core::gap::Gap;
-use anabranch_core::id::Position;
+use anabranch_core::id::{BrokerId, Origin, Position, RegionName, Sequence, StreamId};
+use anabranch_core::residency::{Outgoing, Residency};
 
 use super::fetch::Wanted;
 use super::reader::{LogReader, ReadError};
@@ -35,19 +36,78 @@ pub enum Shipped {
     Gaps(Vec<Gap>),
 }
 
+impl Shipment {
+    /// Leaves of what a broker has read from its log what may go to a region. An origin of which a
+    /// part is a stub here, and may be held there, is not asked for any more: neither that frame nor
+    /// what comes behind it is shipped. Returns those origins, each with that frame.
+    pub fn limit(
+        &mut self,
+        known: &Residency,
+        (own, to): (BrokerId, &RegionName),
+        ask: &mut Ask,
+    ) -> Vec<(Origin, Sequence)> {
+        let mut stops = Vec::new();
+        let mut stop = |ask: &mut Ask, origin: Origin, from| {
+            if ask.of.remove(&origin.broker) {
+                stops.push((origin, from));
+            }
+        };
+        let mut may_go = Vec::with_capacity(self.items.len());
+        for item in self.items.drain(..) {
+            match item {
+                Shipped::Frame(commit) => {
+                    let (origin, sequence) = (commit.header.origin, commit.header.sequence);
+                    if !ask.of.contains(&origin.broker) {
+                        continue;
+                    }
+                    match known.outgoing(to, &commit) {
+                        Outgoing::Whole => may_go.push(Shipped::Frame(commit)),
+                        Outgoing::Stub(stub) => {
+                            may_go.push(Shipped::Frame(Durable::new(Arc::new(stub))));
+                        }
+                        Outgoing::Withheld => stop(ask, origin, sequence),
+                    }
+                }
+                Shipped::Gaps(mut gaps) => {
+                    gaps.retain(|gap| {
+                        let goes = ask.of.contains(&gap.origin.broker)
+                            && known.may_pass(std::slice::from_ref(gap), (own, known.own()), to);
+                        if !goes {
+                            stop(ask, gap.origin, gap.first);
+                        }
+                        goes
+                    });
+                    if !gaps.is_empty() {
+                        may_go.push(Shipped::Gaps(gaps));
+                    }
+                }
+            }
+        }
+        self.items = may_go;
+        stops
+    }
+}
+
 impl LogReader {
     /// The frames from `from` on that are asked for, until they are `max_bytes` together, but at
     /// least one if there is any. Where nothing more follows, the shipment is empty and its `next`
-    /// is [`LogReader::next_position`] or near it.
+    /// is [`LogReader::next_position`] or near it. Batches of streams that may not go to the peer are
+    /// left out.
     ///
     /// # Errors
     /// When what is to be read is damaged or cannot be read.
-    pub fn ship(&self, from: Position, ask: &Ask, max_bytes: usize) -> Result<Shipment, ReadError> {
+    pub fn ship(
+        &self,
+        from: Position,
+        ask: &Ask,
+        may_go: &dyn Fn(StreamId) -> bool,
+        max_bytes: usize,
+    ) -> Result<Shipment, ReadError> {
         let fetched = loop {
             if let Some(below) = self.below_floor(from, ask) {
                 return Ok(below);
             }
-            let fetched = self.fetch(from, &Wanted::Frames(ask), max_bytes)?;
+            let fetched = self.fetch(from, &Wanted::Frames(ask, may_go), max_bytes)?;
             if from >= self.start_position() {
                 break fetched;
             }

@@ -99,8 +99,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Folds commits of which one changes how a stream merges: the rows of that stream are dropped,
-    /// and its records before the commit folded again. Until that is done the tables say that they
+    /// Folds commits of which one changes how a stream merges, or which of two streams a name means:
+    /// the rows of that stream are dropped, and its records before the commit folded again. Until that is done the tables say that they
     /// are where the commit begins; so a start after a crash does it again.
     fn fold_anew(
         &mut self,
@@ -112,10 +112,12 @@ impl Applier {
         }
         let (streams, end) = (Arc::clone(&opened.streams), opened.mark.applied);
         let dropped = opened.parts.iter().flat_map(|part| part.dropped.iter());
-        let dropped: Vec<_> = dropped.copied().collect();
+        // One that lost to another of its name may have won again in the same commit.
+        let gone = dropped.filter(|&&stream| streams.get(stream).is_none());
+        let dropped: Vec<_> = gone.copied().collect();
         self.shared.hold_watermark(true);
         for &stream in &opened.anew {
-            tracing::info!(%stream, position = %self.mark.applied, "a stream merges otherwise than it did: its rows are folded anew");
+            tracing::info!(%stream, position = %self.mark.applied, "a stream merges otherwise than it did, or is another one: its rows are folded anew");
             self.shared.state.write().active.drop_stream(stream);
             let folds = |d: &Arc<StreamDefinition>| d.merge != MergeMode::Append;
             if streams.get(stream).is_some_and(folds) {

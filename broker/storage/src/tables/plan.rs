@@ -267,8 +267,7 @@ impl Opened {
         }))
     }
 
-    /// Lets streams lose their rows as well. No stream comes again under its id, so it does not
-    /// matter when.
+    /// Lets streams lose their rows as well: those that are gone after this.
     pub(super) fn drop_also(&mut self, streams: Vec<StreamId>) {
         if let Some(part) = self.parts.last_mut() {
             part.dropped.extend(streams);
@@ -318,6 +317,10 @@ impl Definitions {
             definitions.push((shared.system, key.to_vec(), shown));
             match Arc::make_mut(streams).set(&name, &entry) {
                 Some(Outdated::Gone(stream)) => dropped.push(stream),
+                Some(Outdated::Replaced(stream, by)) => {
+                    dropped.push(stream);
+                    anew.push(by);
+                }
                 Some(Outdated::OtherMerge(stream)) => anew.push(stream),
                 None => {}
             }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_core::definition::{BadEntry, Entry};
-use anabranch_core::id::{StreamId, StreamName};
+use anabranch_core::definition::{BadEntry, Entry, Meant};
+use anabranch_core::id::{RegionName, StreamId, StreamName};
 use anabranch_core::stream::StreamDefinition;
 use hashbrown::HashMap;
 
@@ -17,6 +17,8 @@ pub struct StreamMap {
     by_name: BTreeMap<Box<str>, Arc<StreamDefinition>>,
     /// Generations of the next streams of names whose last one was deleted.
     next: HashMap<Box<str>, u32>,
+    /// What is known of where payloads may go, also of streams that are gone.
+    meant: HashMap<Box<str>, Vec<Meant>>,
 }
 
 impl Default for StreamMap {
@@ -25,6 +27,7 @@ impl Default for StreamMap {
             by_id: HashMap::new(),
             by_name: BTreeMap::new(),
             next: HashMap::new(),
+            meant: HashMap::new(),
         };
         map.insert(StreamDefinition::system());
         map
@@ -48,6 +51,21 @@ impl StreamMap {
     #[must_use]
     pub fn next_generation(&self, name: &str) -> u32 {
         self.next.get(name).copied().unwrap_or(0)
+    }
+
+    /// Every stream that only some regions may hold, or might before it was deleted.
+    pub fn restricted(&self) -> impl Iterator<Item = (StreamId, &[RegionName])> {
+        let meant = self.meant.values().flatten();
+        let restricted = meant.filter(|meant| !meant.regions.is_empty());
+        restricted.map(|meant| (meant.stream, meant.regions.as_slice()))
+    }
+
+    /// Whether a stream is none any more because of two that regions made at once, with other
+    /// regions that may hold them, this one has lost. Its records stay: the other one may lose yet.
+    #[must_use]
+    pub fn is_displaced(&self, id: StreamId) -> bool {
+        let mut meant = self.meant.values().flatten();
+        meant.any(|meant| meant.stream == id && meant.displaced)
     }
 
     /// All streams, ordered by name.
@@ -79,6 +97,12 @@ impl StreamMap {
         if name.is_system() {
             return None;
         }
+        // Of most names there is nothing to know.
+        let meant: Vec<_> = entry.meant(name).collect();
+        match meant.iter().any(|meant| !meant.regions.is_empty()) {
+            true => drop(self.meant.insert(name.as_str().into(), meant)),
+            false => drop(self.meant.remove(name.as_str())),
+        }
         let before = self.by_name.remove(name.as_str());
         if let Some(before) = &before {
             self.by_id.remove(&before.id());
@@ -90,9 +114,13 @@ impl StreamMap {
         };
         self.next.remove(name.as_str());
         let (id, merge) = (definition.id(), definition.merge);
+        let generation = definition.generation;
         self.insert(definition);
         match before {
-            Some(before) if before.id() != id => Some(Outdated::Gone(before.id())),
+            Some(before) if before.id() != id => Some(match before.generation == generation {
+                true => Outdated::Replaced(before.id(), id),
+                false => Outdated::Gone(before.id()),
+            }),
             Some(before) if before.merge != merge => Some(Outdated::OtherMerge(id)),
             _ => None,
         }
@@ -104,6 +132,8 @@ impl StreamMap {
 pub(super) enum Outdated {
     /// There is no such stream any more.
     Gone(StreamId),
+    /// There is another one of its name, which may have lost to it before and have records.
+    Replaced(StreamId, StreamId),
     /// Its merge mode turned out to be another one: its records have to be folded anew.
     OtherMerge(StreamId),
 }

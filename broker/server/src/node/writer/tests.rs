@@ -43,9 +43,10 @@ impl Scene {
         let (applier, runs) = crossbeam_channel::unbounded();
         let next = opened.reader.next_position();
         let seen = opened.sequencer.vector();
+        let here = RegionName::parse("here").unwrap();
         let regions = Regions::new(Begin {
             own: opened.sequencer.origin(),
-            region: RegionName::parse("here").unwrap(),
+            region: here.clone(),
             report: opened.sequencer.report(),
             durable: next,
             tables: tables.clone(),
@@ -54,6 +55,7 @@ impl Scene {
         let writer = Writer {
             holding: Holding::default(),
             regions: Arc::new(regions),
+            residents: Arc::new(Residents::new(identity.broker, here, &tables.streams())),
             durable: Arc::new(watch::Sender::new(next)),
             sequencer: opened.sequencer,
             log: opened.log,

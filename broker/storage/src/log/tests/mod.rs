@@ -8,6 +8,7 @@ mod gaps;
 mod reading;
 mod received;
 mod regions;
+mod residency;
 mod shipping;
 
 use std::path::{Path, PathBuf};

@@ -84,7 +84,7 @@ impl History {
         let generation = self.generation(name);
         StreamName::parse(name)
             .unwrap()
-            .id_of_generation(generation)
+            .id_of_generation(generation, &[])
     }
 
     pub(crate) fn create(&mut self, name: &str, merge: MergeMode) -> Durable<Arc<Commit>> {

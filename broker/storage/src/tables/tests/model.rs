@@ -232,7 +232,7 @@ impl Scenario {
             .map_or(0, |(generation, _)| *generation);
         StreamName::parse(name)
             .unwrap()
-            .id_of_generation(generation)
+            .id_of_generation(generation, &[])
     }
 
     fn part(&mut self) -> (StreamId, Batch) {
