@@ -118,7 +118,7 @@ impl Regions {
 /// The address of a line that has a name, then one.
 fn address(line: &str) -> Option<(&str, &str)> {
     let (name, rest) = line.split_once("http://")?;
-    (name.trim().split_whitespace().count() == 1).then_some((name, rest.trim()))
+    (name.split_whitespace().count() == 1).then_some((name, rest.trim()))
 }
 
 /// A line in which no time is more than a place where a time stands.

@@ -237,6 +237,16 @@ mod tests {
         started.elapsed()
     }
 
+    /// On a machine that is busy, some crossings take long without anybody's will. Not all do.
+    async fn cross_soon(from: &mut TcpStream, to: &mut TcpStream) {
+        for _ in 0..100 {
+            if cross(from, to).await < DELAY {
+                return;
+            }
+        }
+        panic!("every crossing takes {DELAY:?}");
+    }
+
     #[tokio::test]
     async fn every_byte_takes_the_delay_in_each_direction() {
         let scene = Scene::new(slow()).await;
@@ -244,7 +254,7 @@ mod tests {
         assert!(cross(&mut here, &mut there).await >= DELAY);
         assert!(cross(&mut there, &mut here).await >= DELAY);
         scene.condition.send_replace(Condition::default());
-        assert!(cross(&mut here, &mut there).await < DELAY);
+        cross_soon(&mut here, &mut there).await;
     }
 
     #[tokio::test]
@@ -265,7 +275,7 @@ mod tests {
         assert!(got == expected, "{} bytes", got.len());
         // The other direction goes on.
         let (mut here, _scene) = writing.await.unwrap();
-        assert!(cross(&mut there, &mut here).await < DELAY);
+        cross_soon(&mut there, &mut here).await;
     }
 
     #[tokio::test]
