@@ -179,6 +179,28 @@ impl Client {
         self.inner.http.ask(call).await?.json()
     }
 
+    /// Ends the waiting for a broker that is gone, given by its id or its region.
+    ///
+    /// # Errors
+    /// When it is none that can be parked, or the broker does not answer.
+    pub async fn park(&self, member: &str) -> Result<Regions, Error> {
+        self.end_member(member, "park").await
+    }
+
+    /// The same, and it is not shown any more.
+    ///
+    /// # Errors
+    /// As [`Client::park`].
+    pub async fn remove_member(&self, member: &str) -> Result<Regions, Error> {
+        self.end_member(member, "remove").await
+    }
+
+    async fn end_member(&self, member: &str, how: &str) -> Result<Regions, Error> {
+        let path = format!("/v1/regions/{}/{how}", encoded(member.as_bytes()));
+        let call = Call::new(Method::POST, path);
+        self.inner.http.ask(call).await?.json()
+    }
+
     /// A transaction to be filled and committed.
     pub fn transaction(&self) -> Transaction {
         Transaction {

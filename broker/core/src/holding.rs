@@ -193,6 +193,18 @@ impl<T> Holding<T> {
         None
     }
 
+    /// Whether all that waits waits for frames that have not come. What waits for the clock is taken
+    /// in time.
+    #[must_use]
+    pub fn is_stuck(&self, sequencer: &Sequencer, now_ms: u64) -> bool {
+        let fronts = self.waiting.values().filter_map(VecDeque::front);
+        let mut waits_for_the_clock = fronts.map(|(frame, _)| {
+            let judged = sequencer.judge(frame, now_ms);
+            matches!(judged, Err(AcceptError::Ahead { .. }))
+        });
+        !self.is_empty() && !waits_for_the_clock.any(|waits| waits)
+    }
+
     fn pop(&mut self, origin: Origin) -> Option<(Foreign, T)> {
         let queue = self.waiting.get_mut(&origin)?;
         let popped = queue.pop_front()?;

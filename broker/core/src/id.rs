@@ -107,6 +107,14 @@ impl BrokerId {
     pub const fn get(self) -> u64 {
         self.0
     }
+
+    /// Reads the text form: 16 hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let raw = is_hex.then(|| u64::from_str_radix(text, 16).ok())?;
+        raw.map(Self)
+    }
 }
 
 impl fmt::Display for BrokerId {

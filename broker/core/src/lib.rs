@@ -22,6 +22,8 @@
 //! | [`holding`] | frames that came before what they follow |
 //! | [`stability`] | what every member has applied, and up to when nothing more is stamped |
 //! | [`mesh`] | the brokers of all regions as one of them knows them |
+//! | [`members`] | which brokers belong to the cluster, as the log says |
+//! | [`lag`] | how far somebody is behind, in time and bytes |
 //! | [`lww`] | rows where the last writer wins |
 //! | [`limits`] | every limit, with its reason |
 
@@ -36,8 +38,10 @@ pub mod frame;
 pub mod gap;
 pub mod holding;
 pub mod id;
+pub mod lag;
 pub mod limits;
 pub mod lww;
+pub mod members;
 pub mod mesh;
 pub mod partitioner;
 pub mod producer;

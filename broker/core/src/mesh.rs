@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::clock::HybridTimestamp;
 use crate::exchange::{Ask, Peers};
 use crate::id::{BrokerId, Origin, RegionName, Sequence};
+use crate::members::{Members, Standing};
 use crate::stability::{Report, Stability};
 use crate::vector::VersionVector;
 
@@ -23,8 +24,12 @@ pub struct Mesh {
     reports: BTreeMap<BrokerId, Report>,
     /// Where each stands, as far as it has said so.
     regions: BTreeMap<BrokerId, RegionName>,
-    /// Other brokers that have written, or were linked.
+    /// Other brokers that have written, were linked, or are named as members, and are waited for.
     met: BTreeSet<BrokerId>,
+    /// What the log says of them.
+    members: Members,
+    /// Those that are not waited for any more.
+    left: BTreeSet<BrokerId>,
     /// How many others have to be met before anything counts as stable: who is named as a peer
     /// and was never met may have written anything.
     expected: usize,
@@ -41,6 +46,8 @@ impl Mesh {
             reports: BTreeMap::new(),
             regions: BTreeMap::from([(own, region)]),
             met: BTreeSet::new(),
+            members: Members::default(),
+            left: BTreeSet::new(),
             expected,
         }
     }
@@ -57,27 +64,75 @@ impl Mesh {
         self.peers.lose(peer);
     }
 
-    /// Everything in the report is durable here.
-    pub fn advance(&mut self, report: Report) {
+    /// Everything in the report is durable here, and the log names these members.
+    pub fn advance(&mut self, report: Report, members: &Members) {
+        if self.members != *members {
+            self.members = members.clone();
+            for (broker, member) in members.iter() {
+                self.regions.insert(broker, member.region.clone());
+                self.meet(broker);
+            }
+        }
         // Whoever has written is waited for, whether or not there was ever a link.
         for (origin, _) in report.applied.iter() {
-            if origin.broker != self.own {
-                self.meet(origin.broker);
-            }
+            self.meet(origin.broker);
         }
         self.stability.advance(&report.applied, report.promise);
         self.reports.insert(self.own, report);
+        self.let_go();
     }
 
     fn meet(&mut self, broker: BrokerId) {
-        if self.met.insert(broker) {
+        if broker != self.own && !self.left.contains(&broker) && self.met.insert(broker) {
             self.stability.join(broker);
         }
     }
 
+    /// Stops waiting for those that were parked, each once nothing more of it can come: all others
+    /// have said that they know of it, from when on they take its frames only from each other, and
+    /// all that they had of it is here.
+    fn let_go(&mut self) {
+        let applied = self.stability.applied();
+        let ended = self.members.iter().filter(|(broker, member)| {
+            let is_ended = member.standing > Standing::Active && self.met.contains(broker);
+            is_ended && member.is_known_ended(applied)
+        });
+        let gone: Vec<BrokerId> = ended
+            .filter(|(broker, member)| {
+                self.met.iter().all(|other| {
+                    if !self.is_waited_for(*other) {
+                        return true;
+                    }
+                    let Some(counted) = self.stability.counted(*other) else {
+                        return false;
+                    };
+                    let mut of_it = counted
+                        .iter()
+                        .filter(|(origin, _)| origin.broker == *broker);
+                    member.is_known_ended(counted)
+                        && of_it.all(|(origin, sequence)| applied.contains(origin, sequence))
+                })
+            })
+            .map(|(broker, _)| broker)
+            .collect();
+        for broker in gone {
+            self.met.remove(&broker);
+            self.left.insert(broker);
+            self.stability.leave(broker);
+            self.reports.remove(&broker);
+        }
+    }
+
+    /// Whether it takes part in deciding what is stable.
+    fn is_waited_for(&self, broker: BrokerId) -> bool {
+        self.members
+            .standing(broker)
+            .is_none_or(|standing| standing == Standing::Active)
+    }
+
     /// Another broker says what it has applied.
     pub fn hear(&mut self, report: Report) {
-        if report.broker == self.own {
+        if report.broker == self.own || self.left.contains(&report.broker) {
             return;
         }
         if self.peers.reaches(report.broker) {
@@ -91,12 +146,25 @@ impl Mesh {
         if newer {
             self.reports.insert(report.broker, report);
         }
+        self.let_go();
+    }
+
+    /// A peer may not hold a part of what it was asked for, see [`Peers::withhold`].
+    pub fn withhold(&mut self, peer: BrokerId, origin: Origin, from: Sequence) {
+        self.peers.withhold(peer, origin, from);
     }
 
     /// What to ask each linked peer for.
     #[must_use]
     pub fn asks(&mut self) -> BTreeMap<BrokerId, Ask> {
         self.peers.asks(self.stability.applied())
+    }
+
+    /// All brokers of whom somebody linked has frames.
+    #[must_use]
+    pub fn everybody(&self) -> BTreeSet<BrokerId> {
+        let held = self.peers.reachable().flat_map(|(_, holds)| holds.iter());
+        held.map(|(origin, _)| origin.broker).collect()
     }
 
     /// Whom to ask for everything when nothing moves, see [`Peers::ask_one`].
@@ -108,10 +176,22 @@ impl Mesh {
     /// Whether enough is known of the others for anything to be stable.
     #[must_use]
     pub fn has_met_all(&self) -> bool {
-        self.met.len() >= self.expected
+        self.met.len() + self.left.len() >= self.expected
     }
 
-    /// Other brokers that are waited for.
+    /// What the log says of who belongs to the cluster.
+    #[must_use]
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Whether a broker that was parked is waited for no more.
+    #[must_use]
+    pub fn has_left(&self, broker: BrokerId) -> bool {
+        self.left.contains(&broker)
+    }
+
+    /// How many other brokers are waited for.
     #[must_use]
     pub fn others(&self) -> usize {
         self.met.len()
@@ -195,6 +275,8 @@ mod tests {
         RegionName::parse(name).unwrap()
     }
 
+    const NOBODY: Members = Members::EMPTY;
+
     fn report(broker: u64, applied: &[(u64, u64)], promise: u64) -> Report {
         let entry = |&(broker, sequence)| (origin(broker), Sequence::new(sequence));
         Report {
@@ -207,13 +289,13 @@ mod tests {
     #[test]
     fn nothing_is_stable_before_all_that_are_named_were_met() {
         let mut mesh = Mesh::new(BrokerId::new(1), region("a"), 2);
-        mesh.advance(report(1, &[(1, 3)], 30));
+        mesh.advance(report(1, &[(1, 3)], 30), &NOBODY);
         mesh.link(BrokerId::new(2), region("b"), VersionVector::EMPTY);
         mesh.hear(report(2, &[(1, 3)], 20));
         assert_eq!(mesh.stable(), VersionVector::EMPTY);
         assert_eq!(mesh.watermark(), HybridTimestamp::ZERO);
         // The third is met through a frame that the second has relayed.
-        mesh.advance(report(1, &[(1, 3), (3, 1)], 40));
+        mesh.advance(report(1, &[(1, 3), (3, 1)], 40), &NOBODY);
         assert_eq!(
             mesh.watermark(),
             HybridTimestamp::ZERO,
@@ -230,7 +312,7 @@ mod tests {
         for (broker, name) in [(2, "a"), (3, "b"), (4, "c")] {
             mesh.link(BrokerId::new(broker), region(name), VersionVector::EMPTY);
         }
-        mesh.advance(report(1, &[(1, 9)], 1));
+        mesh.advance(report(1, &[(1, 9)], 1), &NOBODY);
         mesh.hear(report(2, &[(1, 9)], 1));
         mesh.hear(report(3, &[(1, 5)], 1));
         mesh.hear(report(4, &[(1, 4)], 1));

@@ -18,6 +18,7 @@ use crate::clock::{HybridClock, HybridTimestamp};
 use crate::frame::{Chain, Commit, CommitPart, FrameHeader, PartHeader};
 use crate::id::{Offset, Origin, PartitionId, Position, Sequence, StreamId};
 use crate::limits::{MAX_FRAME_BYTES, MAX_FRAME_PARTS, TARGET_FRAME_BYTES};
+use crate::members::Members;
 use crate::producer::{ProducerError, ProducerTable, Verdict};
 use crate::stability::Report;
 use crate::vector::VersionVector;
@@ -105,6 +106,7 @@ pub struct Sequencer {
     awaited: BTreeMap<Origin, VersionVector>,
     offsets: HashMap<(StreamId, PartitionId), Offset>,
     producers: ProducerTable,
+    members: Members,
 }
 
 /// [`HybridClock`] with equality, for the assertion that replay leads to the same state.
@@ -130,7 +132,14 @@ impl Sequencer {
             awaited: BTreeMap::new(),
             offsets: HashMap::new(),
             producers: ProducerTable::default(),
+            members: Members::default(),
         }
+    }
+
+    /// Which brokers the log names as members.
+    #[must_use]
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     /// Under which identity it writes.
@@ -301,6 +310,12 @@ pub struct OpenFrame<'a> {
 }
 
 impl OpenFrame<'_> {
+    /// Which brokers the log names as members, without what this frame says.
+    #[must_use]
+    pub fn members(&self) -> &Members {
+        &self.sequencer.members
+    }
+
     /// Whether a group of publishes of this size may still join. The first one always may.
     #[must_use]
     pub fn has_room(&self, bytes: usize, parts: usize) -> bool {
@@ -435,6 +450,7 @@ impl OpenFrame<'_> {
             parts: parts.iter().map(|part| part.header).collect(),
         };
         let header_bytes = header.seal(head.chain);
+        state.members.note(&header, &parts);
         let commit = Commit {
             position: state.next_position,
             header,

@@ -124,6 +124,13 @@ impl Stability {
         promises.fold(self.promise, HybridTimestamp::min)
     }
 
+    /// What the frames of a member that are still to come follow at least, once that is known.
+    #[must_use]
+    pub fn counted(&self, broker: BrokerId) -> Option<&VersionVector> {
+        let counted = self.others.get(&broker)?.counted.as_ref()?;
+        Some(&counted.applied)
+    }
+
     /// Members of whom nothing is known yet, or only what does not count yet.
     pub fn silent(&self) -> impl Iterator<Item = BrokerId> {
         let silent = self.others.iter().filter(|(_, m)| m.counted.is_none());

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::id::{BadRegionName, BadStreamName, RegionName, StreamId, StreamName};
 use crate::limits::{MAX_PARTITIONS, MAX_STREAM_REGIONS};
+use crate::members::MEMBERS_STREAM;
 
 /// The stream whose rows are the definitions of all streams.
 pub const SYSTEM_STREAM: &str = "_streams";
@@ -129,6 +130,16 @@ impl StreamDefinition {
     #[must_use]
     pub fn system() -> Self {
         let name = StreamName::parse(SYSTEM_STREAM).expect("the constant is in the alphabet");
+        Self::new(name, MergeMode::Lww)
+    }
+
+    /// The definition of the stream of members, which every broker knows too.
+    ///
+    /// # Panics
+    /// Never: the constant is a valid name.
+    #[must_use]
+    pub fn members() -> Self {
+        let name = StreamName::parse(MEMBERS_STREAM).expect("the constant is in the alphabet");
         Self::new(name, MergeMode::Lww)
     }
 

@@ -206,14 +206,57 @@ pub struct Regions {
     pub broker: String,
     /// Its write identity.
     pub origin: String,
+    /// Whether it takes writes: `open`, or what speaks against it.
+    pub writes: String,
     /// What it holds: origin → sequence.
     pub vector: std::collections::BTreeMap<String, u64>,
     /// What every member has applied, as far as is known here: origin → sequence.
     pub stable: std::collections::BTreeMap<String, u64>,
+    /// The brokers that belong to the cluster, this one included.
+    pub members: Vec<Member>,
     /// Its links to other regions that are up.
     pub links: Vec<Link>,
+    /// Frames of other regions that wait here for what they follow.
+    pub held: Held,
+    /// What was written here and no other region has said that it holds.
+    pub only_here: Behind,
     /// Origins whose histories contradict each other. Their frames are not taken over.
     pub forks: Vec<String>,
+}
+
+/// A broker that belongs to the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub broker: String,
+    /// Where it stands.
+    pub region: String,
+    /// `active` or `parked`.
+    pub standing: String,
+    /// Whether anything waits for it: of a parked one, until all others have said that they know.
+    pub waited_for: bool,
+    /// Frames that it has not said that it holds, linked or not.
+    pub lacks_frames: u64,
+}
+
+/// Frames that wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Held {
+    /// How many.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// How far one side is behind.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Behind {
+    /// Frames that it lacks.
+    pub frames: u64,
+    /// About their bytes.
+    pub bytes: u64,
+    /// For how long it has lacked the oldest of them.
+    pub seconds: f64,
 }
 
 /// A link to a broker of another region.
@@ -229,10 +272,10 @@ pub struct Link {
     pub up_seconds: u64,
     /// The brokers whose frames it is asked for: itself, and those that only it can relay.
     pub asked_of: Vec<String>,
-    /// Frames that the other end holds and this broker does not.
-    pub behind_frames: u64,
-    /// Frames that this broker holds and the other end has not said that it holds.
-    pub ahead_frames: u64,
+    /// What the other end holds and this broker does not.
+    pub behind: Behind,
+    /// What this broker holds and the other end has not said that it holds.
+    pub ahead: Behind,
     /// Frames that came over the link since it is up.
     pub frames_in: u64,
     /// Bytes that came, as they crossed the link.

@@ -148,13 +148,26 @@ async fn link(node: Arc<Node>, config: Config, listener: Option<(TcpListener, So
     if phase.wait_for(Phase::is_ready).await.is_err() {
         return;
     }
+    let Ok(running) = node.running().cloned() else {
+        return;
+    };
+    let has_links = listener.is_some() || !config.listen.peers.is_empty();
+    let membership = async {
+        match has_links {
+            true => node::keep_membership(running, config.links.join_seconds).await,
+            false => std::future::pending().await,
+        }
+    };
     let peers = config.listen.peers.iter().cloned().map(PeerAddress);
     let dialling = peer::dial_all(Arc::clone(&node), peers.collect(), config.links.clone());
     match listener {
         Some((listener, _)) => {
-            tokio::join!(dialling, peer::accept(node, listener, config.links));
+            let accepting = peer::accept(Arc::clone(&node), listener, config.links.clone());
+            tokio::join!(membership, dialling, accepting);
         }
-        None => dialling.await,
+        None => {
+            tokio::join!(membership, dialling);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use super::{Head, ReplayError, Sequencer};
 use crate::clock::HybridTimestamp;
 use crate::frame::Chain;
 use crate::id::{BrokerId, Epoch, Offset, Origin, PartitionId, Position, Sequence, StreamId};
+use crate::members::Members;
 use crate::producer::ProducerTable;
 use crate::vector::VersionVector;
 use crate::wire::{Malformed, Reader, put_varint};
@@ -39,6 +40,7 @@ impl Sequencer {
             put_varint(&mut out, offset.get());
         }
         self.producers.encode(&mut out);
+        self.members.encode(&mut out);
         out
     }
 
@@ -78,6 +80,7 @@ impl Sequencer {
             state.offsets.insert(key, Offset::new(reader.varint()?));
         }
         state.producers = ProducerTable::read(&mut reader)?;
+        state.members = Members::read(&mut reader)?;
         if reader.is_empty() {
             Ok(state)
         } else {

@@ -209,6 +209,7 @@ impl Sequencer {
             self.note(part, commit.position);
         }
         self.clock.0.observe(frame.header.last_timestamp());
+        self.members.note(&frame.header, &commit.parts);
         self.advance(&commit);
         commit
     }

@@ -85,6 +85,7 @@ impl Sequencer {
             self.note(part, commit.position);
         }
         self.clock.0.observe(header.last_timestamp());
+        self.members.note(header, &commit.parts);
         self.advance(commit);
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! Messages between brokers as bytes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Chain;
 use anabranch_core::id::{BrokerId, ClusterId, Epoch, Origin, RegionName, Sequence};
+use anabranch_core::members::Standing;
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
 use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
@@ -96,6 +97,12 @@ fn put_hello(hello: &Hello, out: &mut BytesMut) {
         out.put_u64_le(sequence.get());
         out.put_slice(chain.as_bytes());
     }
+    put_length(out, hello.members.len());
+    for (broker, standing) in &hello.members {
+        out.put_u64_le(broker.get());
+        out.put_u8(standing.code());
+    }
+    out.put_u64_le(hello.watermark.get());
 }
 
 fn put_text(out: &mut BytesMut, text: &str) {
@@ -179,11 +186,19 @@ fn read_hello(bytes: &mut Bytes) -> Result<Hello, BadMessage> {
         chain.copy_from_slice(&take(bytes, 32)?);
         heads.insert(origin, (sequence, Chain::new(chain)));
     }
+    let mut members = BTreeMap::new();
+    for _ in 0..bytes.try_get_u32_le()? {
+        let broker = BrokerId::new(bytes.try_get_u64_le()?);
+        let standing = Standing::from_code(bytes.try_get_u8()?);
+        members.insert(broker, standing.ok_or(BadMessage::Malformed)?);
+    }
     Ok(Hello {
         cluster,
         origin,
         region,
         heads,
+        members,
+        watermark: HybridTimestamp::new(bytes.try_get_u64_le()?),
     })
 }
 
@@ -291,6 +306,8 @@ mod tests {
                 origin: origin(1),
                 region: RegionName::parse("eu-west").unwrap(),
                 heads: heads.into_iter().collect(),
+                members: [(BrokerId::new(4), Standing::Parked)].into_iter().collect(),
+                watermark: HybridTimestamp::new(3),
             }),
             PeerMessage::Ask {
                 ask: Ask {

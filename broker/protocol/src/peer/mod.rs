@@ -9,7 +9,8 @@
 //!
 //! kind  message   body
 //!  1    hello     magic "ABPEER01", cluster u32, broker u64, epoch u32, region,
-//!                 heads: count, and for each: broker u64, epoch u32, sequence u64, chain
+//!                 heads: count, and for each: broker u64, epoch u32, sequence u64, chain;
+//!                 members: count, and for each: broker u64, standing u8; watermark u64
 //!  2    ask       window u64, brokers: count, u64 each, then the vector of what is held
 //!  3    block     compression u8, raw length u32, items, see `block`
 //!  4    credit    bytes u64
@@ -26,10 +27,12 @@ mod codec;
 
 use std::collections::BTreeMap;
 
+use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Chain;
-use anabranch_core::id::{ClusterId, Origin, RegionName, Sequence};
+use anabranch_core::id::{BrokerId, ClusterId, Origin, RegionName, Sequence};
 use anabranch_core::limits::MAX_FRAME_BYTES;
+use anabranch_core::members::Standing;
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
 use bytes::Bytes;
@@ -59,6 +62,10 @@ pub struct Hello {
     pub region: RegionName,
     /// What it holds. Where both hold the same last frame of an origin, the chains must be equal.
     pub heads: Heads,
+    /// Who belongs to the cluster, as its log says.
+    pub members: BTreeMap<BrokerId, Standing>,
+    /// Up to this stamp it may have dropped what only late frames need.
+    pub watermark: HybridTimestamp,
 }
 
 impl Hello {

@@ -42,8 +42,8 @@ pub(super) enum Command {
     Delete(DeleteArguments),
     /// List rows in key order.
     Rows(RowsArguments),
-    /// Show this region, its broker, and its links to others.
-    Regions(Target),
+    /// Show this broker among the others; park or remove one that is gone.
+    Regions(RegionsArguments),
     /// Measure a broker.
     #[command(subcommand)]
     Bench(anabranch_bench::cli::Command),
@@ -228,6 +228,35 @@ impl Merge {
             Self::Lww => "lww",
         }
     }
+}
+
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct RegionsArguments {
+    #[command(subcommand)]
+    pub(super) command: Option<RegionsCommand>,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum RegionsCommand {
+    /// Wait no more for a broker that is gone: what is deleted and stable can be dropped without it.
+    ///
+    /// What it has written and not shipped is lost to the others. It comes back by `anabranch rejoin`.
+    Park {
+        /// Its id, or its region if it is the only one there.
+        member: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// The same, and it is not shown any more.
+    Remove {
+        /// Its id, or its region if it is the only one there.
+        member: String,
+        #[command(flatten)]
+        target: Target,
+    },
 }
 
 #[derive(Subcommand, Debug)]

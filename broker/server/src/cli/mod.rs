@@ -80,7 +80,7 @@ async fn run(command: Command) -> Ended {
         Command::Put(arguments) => rows::put(arguments).await,
         Command::Delete(arguments) => rows::delete(arguments).await,
         Command::Rows(arguments) => rows::list(arguments).await,
-        Command::Regions(target) => regions::run(target).await,
+        Command::Regions(arguments) => regions::run(arguments).await,
         Command::Bench(command) => {
             Box::pin(anabranch_bench::run(command)).await?;
             Ok(ExitCode::SUCCESS)

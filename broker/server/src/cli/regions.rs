@@ -1,34 +1,92 @@
-//! This region, its broker, what it holds, and its links to others.
+//! This broker among the others: what it holds, links, members.
 
 use std::process::ExitCode;
 
+use anabranch_protocol::http::{Behind, Regions};
 use serde_json::json;
 
 use super::Ended;
-use super::arguments::Target;
+use super::arguments::{RegionsArguments, RegionsCommand, Target};
 use super::output::Output;
 
-/// Shows them.
-pub(super) async fn run(target: Target) -> Ended {
-    let regions = target.client()?.regions().await?;
+/// Shows them, or ends a member first.
+pub(super) async fn run(arguments: RegionsArguments) -> Ended {
+    match arguments.command {
+        None => {
+            let target = arguments.target;
+            let regions = target.client()?.regions().await?;
+            show(&target, &regions)
+        }
+        Some(RegionsCommand::Park { member, target }) => {
+            let regions = target.client()?.park(&member).await?;
+            show(&target, &regions)
+        }
+        Some(RegionsCommand::Remove { member, target }) => {
+            let regions = target.client()?.remove_member(&member).await?;
+            show(&target, &regions)
+        }
+    }
+}
+
+fn show(target: &Target, regions: &Regions) -> Ended {
     let mut rows = vec![
-        vec!["cluster".to_owned(), regions.cluster.clone()],
-        vec!["region".to_owned(), regions.region.clone()],
-        vec!["broker".to_owned(), regions.broker.clone()],
-        vec!["origin".to_owned(), regions.origin.clone()],
+        row("cluster", regions.cluster.clone()),
+        row("region", regions.region.clone()),
+        row("origin", regions.origin.clone()),
+        row("writes", regions.writes.clone()),
     ];
-    for (origin, sequence) in &regions.vector {
-        rows.push(vec![format!("holds {origin}"), format!("up to {sequence}")]);
+    for member in &regions.members {
+        let waits = match (member.standing.as_str(), member.waited_for) {
+            ("active", _) => "",
+            (_, true) => ", waited for until all others know",
+            (_, false) => ", not waited for",
+        };
+        let lacks = match member.lacks_frames {
+            0 => String::new(),
+            frames => format!(", lacks {frames} frames"),
+        };
+        let what = format!("{}: {}{waits}{lacks}", member.broker, member.standing);
+        rows.push(row(format!("member in {}", member.region), what));
     }
     for link in &regions.links {
-        rows.push(vec![
-            format!("link to {}", link.region),
-            format!(
-                "{}, up {} s, {} frames behind, {} ahead",
-                link.origin, link.up_seconds, link.behind_frames, link.ahead_frames
-            ),
-        ]);
+        let what = format!(
+            "up {} s; behind it {}; it is behind {}",
+            link.up_seconds,
+            lag(&link.behind),
+            lag(&link.ahead)
+        );
+        rows.push(row(format!("link to {}", link.region), what));
+    }
+    rows.push(row("only here", lag(&regions.only_here)));
+    if regions.held.frames > 0 {
+        let held = format!(
+            "{} frames, {} bytes",
+            regions.held.frames, regions.held.bytes
+        );
+        rows.push(row("waiting", held));
+    }
+    for (origin, sequence) in &regions.vector {
+        let stable = regions.stable.get(origin).copied().unwrap_or(0);
+        let what = format!("up to {sequence}; all hold up to {stable}");
+        rows.push(row(format!("frames of {origin}"), what));
+    }
+    for fork in &regions.forks {
+        rows.push(row("forked", fork.clone()));
     }
     Output::new(target.json).table(&["", ""], &rows, std::iter::once(json!(regions)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn row(name: impl Into<String>, what: String) -> Vec<String> {
+    vec![name.into(), what]
+}
+
+fn lag(behind: &Behind) -> String {
+    match behind.frames {
+        0 => "by nothing".to_owned(),
+        frames => format!(
+            "by {frames} frames, about {} bytes, for {:.1} s",
+            behind.bytes, behind.seconds
+        ),
+    }
 }

@@ -9,7 +9,8 @@
 //! | `rows` | one row: read, write, delete |
 //! | `pages` | many rows at one moment |
 //! | `transactions` | writes to several streams, all or nothing |
-//! | `operations` | health, metrics, regions, the description of this API |
+//! | `operations` | health, metrics, the description of this API |
+//! | `regions` | this broker among the others; parking and removing members |
 //! | `body` `query` `path` `token` | what a request says, read strictly |
 //! | `answer` | JSON answers, and those to writes |
 //! | `refusal` | errors as RFC 9457 problems |
@@ -28,6 +29,7 @@ mod publish;
 mod query;
 mod records;
 mod refusal;
+mod regions;
 mod rows;
 mod streams;
 #[cfg(test)]
@@ -81,14 +83,16 @@ pub(crate) fn router(node: &Arc<Node>, prometheus: PrometheusHandle) -> Router {
         .with_state(surface)
 }
 
-fn routes() -> [(&'static str, MethodRouter<Arc<Surface>>); 13] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Surface>>); 15] {
     [
         ("/", get(operations::index)),
         ("/openapi.json", get(operations::openapi)),
         ("/livez", get(operations::livez)),
         ("/readyz", get(operations::readyz)),
         ("/metrics", get(operations::metrics)),
-        ("/v1/regions", get(operations::regions)),
+        ("/v1/regions", get(regions::show)),
+        ("/v1/regions/{member}/park", post(regions::park)),
+        ("/v1/regions/{member}/remove", post(regions::remove)),
         ("/v1/streams", get(streams::list).post(streams::create)),
         (
             "/v1/streams/{stream}",

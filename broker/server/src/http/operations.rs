@@ -1,11 +1,7 @@
 //! Health, metrics, who this broker is, and the description of this surface.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
-
-use anabranch_core::vector::VersionVector;
 use anabranch_protocol::error::Code;
-use anabranch_protocol::http::{Health, JSON, Link, Regions};
+use anabranch_protocol::http::{Health, JSON};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -17,7 +13,7 @@ use super::answer::json;
 use super::query::Query;
 use super::refusal::Refusal;
 use super::{Answer, App};
-use crate::node::{LinkStatus, Phase, Running};
+use crate::node::Phase;
 
 /// This surface as an `OpenAPI` 3.1 document.
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
@@ -93,48 +89,4 @@ pub(super) async fn metrics(State(surface): App) -> Response {
     let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     let body = surface.prometheus.render();
     ([(CONTENT_TYPE, content_type)], Body::from(body)).into_response()
-}
-
-/// `GET /v1/regions`: this broker, what it holds, and its links to others.
-pub(super) async fn regions(State(surface): App, request: Request) -> Answer {
-    let running = surface.running()?;
-    Query::read(request.uri(), &[])?;
-    let info = surface.node.info();
-    let vector = running.vector();
-    let body = Regions {
-        cluster: info.cluster_name.clone(),
-        region: info.region.to_string(),
-        broker: running.broker().to_string(),
-        origin: running.origin().to_string(),
-        vector: shown(&vector),
-        stable: shown(&running.regions.stable()),
-        links: links(running, &vector),
-        forks: running.regions.forks(),
-    };
-    Ok(json(StatusCode::OK, &body))
-}
-
-fn shown(vector: &VersionVector) -> BTreeMap<String, u64> {
-    let entries = vector.iter();
-    entries
-        .map(|(origin, sequence)| (origin.to_string(), sequence.get()))
-        .collect()
-}
-
-fn links(running: &Running, vector: &VersionVector) -> Vec<Link> {
-    let links = running.regions.links().into_iter();
-    let link = |link: LinkStatus| Link {
-        region: link.region.to_string(),
-        origin: link.origin.to_string(),
-        dialled: link.dialled.to_string(),
-        up_seconds: link.up_seconds,
-        asked_of: link.asked_of.iter().map(ToString::to_string).collect(),
-        behind_frames: vector.lacks_of(&link.holds),
-        ahead_frames: link.holds.lacks_of(vector),
-        frames_in: link.counts.frames_in.load(Ordering::Relaxed),
-        bytes_in: link.counts.bytes_in.load(Ordering::Relaxed),
-        frames_out: link.counts.frames_out.load(Ordering::Relaxed),
-        bytes_out: link.counts.bytes_out.load(Ordering::Relaxed),
-    };
-    links.map(link).collect()
 }

@@ -13,6 +13,11 @@ pub(super) fn stream(uri: &Uri) -> Cow<'_, str> {
     percent_decode_str(segment(uri, 3)).decode_utf8_lossy()
 }
 
+/// `{member}` of `/v1/regions/{member}…`.
+pub(super) fn member(uri: &Uri) -> Cow<'_, str> {
+    percent_decode_str(segment(uri, 3)).decode_utf8_lossy()
+}
+
 /// `{key}` of `/v1/tables/{stream}/rows/{key}`.
 pub(super) fn key(uri: &Uri) -> Cow<'_, [u8]> {
     percent_decode_str(segment(uri, 5)).into()

@@ -11,6 +11,7 @@
 //! | `selection` | which records of a stream a subscriber wants |
 //! | `regions` | brokers of other regions: links, reports, what all have applied |
 //! | `residents` | where the payload of which streams may be |
+//! | `membership` | founding, joining, parking, removing |
 //! | `reads` | rows |
 //! | `streams` | making, changing and deleting streams |
 //! | `upkeep` | retention, disk space, gauges: what is done now and then |
@@ -20,6 +21,7 @@
 mod applier;
 mod check;
 mod error;
+mod membership;
 mod metrics;
 mod publish;
 mod reads;
@@ -56,9 +58,10 @@ pub(crate) use anabranch_storage::log::{Shipment, Shipped};
 pub(crate) use anabranch_storage::tables::{KeyRange, Page, StreamMap};
 pub(crate) use check::{check_batch, check_keys, check_partition};
 pub(crate) use error::Error;
+pub(crate) use membership::{check_hello, keep as keep_membership};
 pub(crate) use publish::{Ack, AckRow, AckSink, Group, Left, Numbered, Outcome, token_of};
 pub(crate) use reads::{Read, ReadAt};
-pub(crate) use regions::{Dialled, LinkCredit, LinkStatus, Regions, Seat, Ticket, check_hello};
+pub(crate) use regions::{Dialled, Entry, LinkCredit, LinkStatus, Regions, Seat, Status, Ticket};
 pub(crate) use residents::{Peer, Residents};
 pub(crate) use selection::{each_selected, unreadable_batch};
 pub(crate) use start::{StartError, Stopper, start};
@@ -232,6 +235,7 @@ impl Running {
     /// When the broker stops or has failed, or its disk is full.
     pub(crate) fn check_writable(&self) -> Result<(), Error> {
         self.check_phase()?;
+        self.check_member()?;
         if self.disk_full.load(Ordering::Relaxed) {
             let reserve = upkeep::show_bytes(self.disk_reserve);
             return Err(self.disk_full_error(&format!("less than the reserve of {reserve}")));
@@ -262,6 +266,12 @@ impl Running {
         group: Group,
         durability: Durability,
     ) -> Result<Ack, Error> {
+        self.check_member()?;
+        self.publish_unchecked(group, durability).await
+    }
+
+    /// The same, even while this broker is no member: for what makes it one.
+    async fn publish_unchecked(&self, group: Group, durability: Durability) -> Result<Ack, Error> {
         self.check_phase()?;
         let budget = self.admit(group.bytes()).await?;
         let (sender, receiver) = oneshot::channel();
@@ -365,6 +375,8 @@ impl Running {
             origin: self.origin,
             region: self.regions.region().clone(),
             heads: heads.ok_or_else(|| error::failed("the writer ended"))?,
+            members: self.regions.members().standings(),
+            watermark: self.tables.watermark(),
         })
     }
 

@@ -1,24 +1,36 @@
 //! The brokers of other regions, as far as they are known here: who is linked, who is asked for
 //! what, what each has applied, and what follows from that.
 
+mod credit;
+mod entry;
+mod status;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anabranch_core::clock::HybridTimestamp;
-use anabranch_core::exchange::{Ask, Peers};
+use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, Origin, Position, RegionName, Sequence};
-use anabranch_core::stability::{Report, Stability};
+use anabranch_core::lag::Lag;
+use anabranch_core::members::{Member, Members};
+use anabranch_core::mesh::Mesh;
+use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::Hello;
 use anabranch_storage::tables::Tables;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use super::Error;
+pub(crate) use credit::{LinkCredit, Ticket};
+pub(crate) use entry::Entry;
+pub(crate) use status::{LinkStatus, Status};
+
+use super::membership::parked_error;
 use super::residents::Peer;
+use super::{Error, wall_clock_ms};
 
 /// Who dialled a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,68 +50,6 @@ impl std::fmt::Display for Dialled {
     }
 }
 
-/// Bytes that a peer may send before it waits, and those that it may send again.
-#[derive(Debug)]
-pub(crate) struct LinkCredit {
-    from: Peer,
-    returned: AtomicU64,
-    arrived: Notify,
-}
-
-/// Bytes of credit that go back once what they were taken for is durable, or was not needed.
-#[derive(Debug)]
-pub(crate) struct Ticket {
-    bytes: u64,
-    credit: Arc<LinkCredit>,
-}
-
-impl Ticket {
-    /// Over whose link it was taken.
-    pub(super) fn from(&self) -> &Peer {
-        &self.credit.from
-    }
-}
-
-impl LinkCredit {
-    /// Of a link to this peer.
-    pub(crate) fn of(peer: &Peer) -> Self {
-        Self {
-            from: peer.clone(),
-            returned: AtomicU64::new(0),
-            arrived: Notify::new(),
-        }
-    }
-
-    /// Takes note of bytes that have come.
-    pub(crate) fn take(self: &Arc<Self>, bytes: u64) -> Ticket {
-        Ticket {
-            bytes,
-            credit: Arc::clone(self),
-        }
-    }
-
-    /// Waits until something can be given back.
-    pub(crate) async fn arrived(&self) {
-        self.arrived.notified().await;
-    }
-
-    /// What can be given back, once it is at least this much.
-    pub(crate) fn give_back(&self, at_least: u64) -> Option<u64> {
-        let enough = |held: u64| (held >= at_least.max(1)).then_some(0);
-        let taken = self
-            .returned
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, enough);
-        taken.ok()
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.credit.returned.fetch_add(self.bytes, Ordering::AcqRel);
-        self.credit.arrived.notify_one();
-    }
-}
-
 /// What has gone over a link.
 #[derive(Debug, Default)]
 pub(crate) struct LinkCounts {
@@ -112,14 +62,17 @@ pub(crate) struct LinkCounts {
 /// A link that is up.
 struct Link {
     number: u64,
-    origin: Origin,
-    region: RegionName,
     dialled: Dialled,
     since: Instant,
     asks: watch::Sender<Ask>,
     counts: Arc<LinkCounts>,
-    /// Tells an older link that it was replaced.
-    replaced: watch::Sender<bool>,
+    /// How far the peer is behind this broker, and this broker behind the peer.
+    ahead: Lag,
+    behind: Lag,
+    /// What the peer said of itself first.
+    hello: Hello,
+    /// Ends the link, with the reason.
+    ended: watch::Sender<Option<Error>>,
 }
 
 /// A link's place among the others. When it is dropped, the link is down.
@@ -130,7 +83,7 @@ pub(crate) struct Seat {
     /// What to ask the peer for.
     pub(crate) asks: watch::Receiver<Ask>,
     pub(crate) counts: Arc<LinkCounts>,
-    pub(crate) replaced: watch::Receiver<bool>,
+    pub(crate) ended: watch::Receiver<Option<Error>>,
 }
 
 impl Drop for Seat {
@@ -139,32 +92,25 @@ impl Drop for Seat {
     }
 }
 
-/// What is shown of a link.
-#[derive(Clone, Debug)]
-pub(crate) struct LinkStatus {
-    pub(crate) origin: Origin,
-    pub(crate) region: RegionName,
-    pub(crate) dialled: Dialled,
-    pub(crate) up_seconds: u64,
-    pub(crate) holds: VersionVector,
-    pub(crate) asked_of: BTreeSet<BrokerId>,
-    pub(crate) counts: Arc<LinkCounts>,
-}
-
 struct State {
-    peers: Peers,
+    mesh: Mesh,
     links: BTreeMap<BrokerId, Link>,
     next_number: u64,
-    stability: Stability,
-    /// The newest report of each broker, own one included.
-    reports: BTreeMap<BrokerId, Report>,
-    /// Brokers that have written, or were linked.
-    members: BTreeSet<BrokerId>,
-    /// What is before this in the log is in the reports.
+    /// What is before this in the log is in the own report.
     durable: Position,
+    /// Bytes appended since the start.
+    appended: u64,
+    /// How much of what was written here is held nowhere else.
+    only_here: Lag,
+    /// Frames of other regions that wait for what they follow, and their bytes.
+    waiting: (usize, usize),
     /// A watermark, and up to where the tables have to be applied before it is theirs.
     ahead: Option<(HybridTimestamp, Position)>,
     forks: Vec<String>,
+    /// Who alone is asked for everything, until this is held: nothing moved before.
+    only: Option<(BrokerId, VersionVector)>,
+    /// The start could not prove the log whole: peers may hold frames of this broker that it has lost.
+    fetching: bool,
 }
 
 /// All of it.
@@ -174,10 +120,26 @@ pub(crate) struct Regions {
     state: Mutex<State>,
     /// Raised with every report, own ones included.
     heard: watch::Sender<u64>,
+    /// Everything that is stamped at or below this is durable here.
+    watermark: watch::Sender<HybridTimestamp>,
+    entry: watch::Sender<Entry>,
+    /// Raised when links or members change.
+    changed: watch::Sender<u64>,
     tables: Tables,
     /// Brokers that have to be met before anything counts as stable; `None` where this broker is
     /// alone.
     expected: Option<usize>,
+}
+
+/// What the writer has made durable at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Group {
+    /// Everything before this is durable.
+    pub(crate) durable: Position,
+    /// Its bytes in the log.
+    pub(crate) bytes: u64,
+    /// Frames of other regions that wait after it, and their bytes.
+    pub(crate) waiting: (usize, usize),
 }
 
 /// What is there when a broker starts.
@@ -189,6 +151,10 @@ pub(crate) struct Begin {
     pub(crate) tables: Tables,
     /// How many other brokers are named; `None` where this one is alone and takes no links.
     pub(crate) expected: Option<usize>,
+    /// What the log says of who belongs to the cluster.
+    pub(crate) members: Members,
+    /// Whether the log may have lost its end.
+    pub(crate) is_unproven: bool,
 }
 
 impl Regions {
@@ -201,27 +167,45 @@ impl Regions {
             durable,
             tables,
             expected,
+            members,
+            is_unproven,
         } = begin;
-        let mut state = State {
-            peers: Peers::default(),
+        let watermark = watch::Sender::new(HybridTimestamp::ZERO);
+        let state = State {
+            mesh: Mesh::new(own.broker, region.clone(), expected.unwrap_or(0)),
             links: BTreeMap::new(),
             next_number: 0,
-            stability: Stability::new(own.broker),
-            reports: BTreeMap::new(),
-            members: BTreeSet::from([own.broker]),
             durable,
+            appended: 0,
+            only_here: Lag::default(),
+            waiting: (0, 0),
             ahead: None,
             forks: Vec::new(),
+            only: None,
+            fetching: is_unproven && expected.is_some_and(|expected| expected > 0),
         };
-        state.advance(report, durable);
-        Self {
+        let entry = match expected {
+            None => Entry::Open,
+            Some(_) => Entry::Waiting("it has not met its peers yet"),
+        };
+        let regions = Self {
             own,
             region,
             state: Mutex::new(state),
             heard: watch::Sender::new(0),
+            watermark,
+            entry: watch::Sender::new(entry),
+            changed: watch::Sender::new(0),
             tables,
             expected,
-        }
+        };
+        let nothing = Group {
+            durable,
+            bytes: 0,
+            waiting: (0, 0),
+        };
+        regions.advance(report, &members, &nothing);
+        regions
     }
 
     /// Where this broker stands.
@@ -232,6 +216,35 @@ impl Regions {
     /// Raised with every report that says something new.
     pub(crate) fn heard(&self) -> watch::Receiver<u64> {
         self.heard.subscribe()
+    }
+
+    /// Follows the watermark: everything that is stamped at or below it is durable here, and nothing
+    /// more will be stamped so anywhere.
+    pub(crate) fn watermark(&self) -> watch::Receiver<HybridTimestamp> {
+        self.watermark.subscribe()
+    }
+
+    /// What the log says of who belongs to the cluster.
+    pub(crate) fn members(&self) -> Members {
+        self.state.lock().mesh.members().clone()
+    }
+
+    /// Nothing moves: asks one peer for everything, since what several ship may wait for each other.
+    pub(super) fn ask_one(&self) {
+        let mut state = self.state.lock();
+        state.only = state.mesh.ask_one().map(|(peer, _)| {
+            let goal = state.mesh.report(peer).map(|report| report.applied.clone());
+            (peer, goal.unwrap_or_default())
+        });
+        if let Some((peer, _)) = &state.only {
+            tracing::warn!(%peer, "frames of several peers wait for each other: one is asked for all of them");
+        }
+        state.ask_again();
+    }
+
+    /// What was shipped and not taken is asked for again.
+    pub(super) fn ask_again(&self) {
+        self.state.lock().ask_again();
     }
 
     /// A link is up. Of two links between the same brokers, the one that the smaller id dialled
@@ -264,7 +277,10 @@ impl Regions {
                     "this link exists already, dialled from the other side",
                 ));
             }
-            held.replaced.send_replace(true);
+            held.ended.send_replace(Some(Error::new(
+                Code::DuplicateLink,
+                "another link to the same broker took its place",
+            )));
         }
         let number = state.next_number;
         state.next_number += 1;
@@ -275,13 +291,14 @@ impl Regions {
         });
         let link = Link {
             number,
-            origin: hello.origin,
-            region: hello.region.clone(),
+            ahead: Lag::default(),
+            behind: Lag::default(),
+            hello: hello.clone(),
             dialled,
             since: Instant::now(),
             asks,
             counts: Arc::default(),
-            replaced: watch::Sender::new(false),
+            ended: watch::Sender::new(None),
         };
         let seat = Seat {
             regions: Arc::clone(self),
@@ -292,12 +309,13 @@ impl Regions {
             number,
             asks: link.asks.subscribe(),
             counts: Arc::clone(&link.counts),
-            replaced: link.replaced.subscribe(),
+            ended: link.ended.subscribe(),
         };
         state.links.insert(peer, link);
-        state.join(peer);
-        state.peers.reach(peer, holds);
+        state.mesh.link(peer, hello.region.clone(), holds);
         state.ask_anew();
+        drop(state);
+        self.note_change();
         Ok(seat)
     }
 
@@ -309,8 +327,10 @@ impl Regions {
             .is_some_and(|link| link.number == number)
         {
             state.links.remove(&peer);
-            state.peers.lose(peer);
+            state.mesh.unlink(peer);
             state.ask_anew();
+            drop(state);
+            self.note_change();
         }
     }
 
@@ -318,17 +338,38 @@ impl Regions {
     pub(crate) fn note_withheld(&self, peer: BrokerId, origin: Origin, from: Sequence) {
         tracing::info!(%peer, %origin, %from, "a peer may not hold a part of what it was asked for");
         let mut state = self.state.lock();
-        state.peers.withhold(peer, origin, from);
+        state.mesh.withhold(peer, origin, from);
         state.ask_anew();
     }
 
-    /// Everything in the report, and everything before the position, is durable here.
-    pub(crate) fn advance(&self, report: Report, durable: Position) {
-        if self.expected.is_some() {
-            let mut state = self.state.lock();
-            state.advance(report, durable);
-            self.settle(state);
+    fn note_change(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Everything in the report is durable here, these are the members, and so on. Says whether from
+    /// now on frames are refused that were welcome before.
+    pub(crate) fn advance(&self, report: Report, members: &Members, group: &Group) -> bool {
+        if self.expected.is_none() {
+            // Alone, its own promise is all there is to know.
+            self.watermark.send_replace(report.promise);
+            return false;
         }
+        let mut state = self.state.lock();
+        let others = state.mesh.members() != members;
+        state.mesh.advance(report, members);
+        state.durable = group.durable;
+        state.appended += group.bytes;
+        state.waiting = group.waiting;
+        state.note_lag(self.own);
+        let fences = others && state.end_links_of_parked();
+        if others || state.fetching {
+            self.note_change();
+        }
+        if state.only.is_some() {
+            state.ask_anew();
+        }
+        self.settle(state);
+        fences
     }
 
     /// The tables hold everything before this position.
@@ -342,68 +383,31 @@ impl Regions {
     pub(crate) fn hear(&self, reports: Vec<Report>) {
         let mut state = self.state.lock();
         for report in reports {
-            if report.broker == self.own.broker {
-                continue;
-            }
-            if state.links.contains_key(&report.broker) {
-                state.peers.reach(report.broker, report.applied.clone());
-            }
-            state.stability.hear(report.clone());
-            let newer = state
-                .reports
-                .get(&report.broker)
-                .is_none_or(|held| report.applied.covers(&held.applied));
-            if newer {
-                state.reports.insert(report.broker, report);
-            }
+            state.mesh.hear(report);
         }
+        state.note_lag(self.own);
         state.ask_anew();
         self.settle(state);
     }
 
-    /// Who is named as a peer and was never met may have written anything.
     fn settle(&self, mut state: parking_lot::MutexGuard<'_, State>) {
-        let others = state.members.len() - 1;
-        if self
-            .expected
-            .is_some_and(|expected| others >= expected.max(1))
-        {
-            state.ahead = Some((state.stability.watermark(), state.durable));
+        let watermark = state.mesh.watermark();
+        if state.mesh.others() > 0 {
+            state.ahead = Some((watermark, state.durable));
             state.raise(&self.tables, self.tables.applied());
         }
         drop(state);
+        self.watermark.send_if_modified(|held| {
+            let rises = *held < watermark;
+            *held = watermark.max(*held);
+            rises
+        });
         self.heard.send_modify(|count| *count += 1);
     }
 
     /// The newest reports of these brokers, and the own one.
     pub(crate) fn reports(&self, of: &BTreeSet<BrokerId>) -> Vec<Report> {
-        let state = self.state.lock();
-        let wanted = |broker: &BrokerId| *broker == self.own.broker || of.contains(broker);
-        let reports = state.reports.iter().filter(|(broker, _)| wanted(broker));
-        reports.map(|(_, report)| report.clone()).collect()
-    }
-
-    /// Applied by all.
-    pub(crate) fn stable(&self) -> VersionVector {
-        self.state.lock().stability.stable()
-    }
-
-    pub(crate) fn links(&self) -> Vec<LinkStatus> {
-        let state = self.state.lock();
-        let status = |(peer, link): (&BrokerId, &Link)| LinkStatus {
-            origin: link.origin,
-            region: link.region.clone(),
-            dialled: link.dialled,
-            up_seconds: link.since.elapsed().as_secs(),
-            holds: state
-                .reports
-                .get(peer)
-                .map(|report| report.applied.clone())
-                .unwrap_or_default(),
-            asked_of: link.asks.borrow().of.clone(),
-            counts: Arc::clone(&link.counts),
-        };
-        state.links.iter().map(status).collect()
+        self.state.lock().mesh.reports(of)
     }
 
     /// An origin's history contradicts the one that is held. Its frames are not taken any more.
@@ -412,30 +416,9 @@ impl Regions {
         metrics::counter!("anabranch_forked_origins_total").increment(1);
         self.state.lock().forks.push(format!("{origin}: {what}"));
     }
-
-    /// Origins whose histories contradict each other, each with what was found.
-    pub(crate) fn forks(&self) -> Vec<String> {
-        self.state.lock().forks.clone()
-    }
 }
 
 impl State {
-    fn join(&mut self, broker: BrokerId) {
-        if self.members.insert(broker) {
-            self.stability.join(broker);
-        }
-    }
-
-    fn advance(&mut self, report: Report, durable: Position) {
-        // Whoever has written is waited for, whether or not there was ever a link.
-        for (origin, _) in report.applied.iter() {
-            self.join(origin.broker);
-        }
-        self.stability.advance(&report.applied, report.promise);
-        self.reports.insert(report.broker, report);
-        self.durable = durable;
-    }
-
     /// Gives the tables a watermark once they hold what it was found with: what is on its way to
     /// them may be stamped earlier.
     fn raise(&mut self, tables: &Tables, applied: Position) {
@@ -447,10 +430,30 @@ impl State {
         }
     }
 
+    /// Notes what others lack of what is here, and this broker of what is there.
+    fn note_lag(&mut self, own: Origin) {
+        let Self { mesh, links, .. } = self;
+        let (now, held) = (wall_clock_ms(), mesh.applied());
+        for (peer, link) in links {
+            let Some(report) = mesh.report(*peer) else {
+                continue;
+            };
+            link.ahead.note(now, self.appended, held);
+            link.ahead.reach(&report.applied);
+            let received = link.counts.bytes_in.load(Ordering::Relaxed);
+            link.behind.note(now, received, &report.applied);
+            link.behind.reach(held);
+        }
+        let own_frames = |sequence| VersionVector::from_iter([(own, sequence)]);
+        self.only_here
+            .note(now, self.appended, &own_frames(held.get(own)));
+        self.only_here.reach(&own_frames(mesh.elsewhere(own)));
+    }
+
     /// Tells the links whose peers are to be asked for something else from now on.
     fn ask_anew(&mut self) {
-        let held = self.stability.applied().clone();
-        for (peer, ask) in self.peers.asks(&held) {
+        let asks = self.asks();
+        for (peer, ask) in asks {
             if let Some(link) = self.links.get(&peer) {
                 link.asks.send_if_modified(|asked| {
                     let differs = asked.of != ask.of;
@@ -462,26 +465,45 @@ impl State {
             }
         }
     }
-}
 
-/// Why a peer's hello is not the one of a peer.
-///
-/// # Errors
-/// When it is of another cluster, or its history contradicts ours.
-pub(crate) fn check_hello(own: &Hello, hello: &Hello) -> Result<(), Error> {
-    if hello.cluster != own.cluster {
-        return Err(Error::new(
-            Code::OtherCluster,
-            "the peer belongs to another cluster; give both the same --cluster",
-        ));
+    /// Asks all again, for what they may have shipped already.
+    fn ask_again(&mut self) {
+        let asks = self.asks();
+        for (peer, ask) in asks {
+            if let Some(link) = self.links.get(&peer) {
+                link.asks.send_replace(ask);
+            }
+        }
     }
-    match hello.fork(&own.heads) {
-        Some(origin) => Err(Error::new(
-            Code::Forked,
-            format!(
-                "the two brokers hold different histories of {origin}: a data directory was copied or rolled back; restart the broker that was, with an empty directory"
-            ),
-        )),
-        None => Ok(()),
+
+    fn asks(&mut self) -> BTreeMap<BrokerId, Ask> {
+        if let Some((peer, goal)) = &self.only
+            && (self.mesh.applied().covers(goal) || !self.links.contains_key(peer))
+        {
+            self.only = None;
+        }
+        let mut asks = self.mesh.asks();
+        if let Some((peer, _)) = &self.only {
+            for (asked, ask) in &mut asks {
+                match asked == peer {
+                    true => ask.of = self.mesh.everybody(),
+                    false => ask.of.clear(),
+                }
+            }
+        }
+        asks
+    }
+
+    /// Ends the links to brokers that were parked; says whether there were any.
+    fn end_links_of_parked(&mut self) -> bool {
+        let members = self.mesh.members();
+        let parked = |peer: &BrokerId| members.get(*peer).is_some_and(Member::has_ended);
+        let parked = self.links.iter().filter(|(peer, _)| parked(peer));
+        let mut any = false;
+        for (peer, link) in parked {
+            link.ended.send_replace(Some(parked_error(*peer)));
+            any = true;
+        }
+        any
     }
 }

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use anabranch_core::holding::Holding;
 use anabranch_core::id::{Origin, Position};
+use anabranch_core::members::Members;
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
 use anabranch_storage::ballast::{BALLAST_BYTES, Ballast};
@@ -217,7 +218,7 @@ fn run(
         log,
         reader,
         sequencer,
-        ..
+        recovery,
     } = opened;
     let cleaner = cleaner(&reader, &tables)?;
     // Bounded by the in-flight budget, which whoever sends has taken from.
@@ -230,6 +231,8 @@ fn run(
         seen: sequencer.vector(),
         origin: sequencer.origin(),
         report: sequencer.report(),
+        members: sequencer.members().clone(),
+        is_unproven: recovery.new_origin.is_some(),
         expected,
     };
     let running = Arc::new(new_running(node, config, &data_dir, log_end, inbox, chores));
@@ -246,6 +249,7 @@ fn run(
         regions: Arc::clone(&running.regions),
         residents: Arc::clone(&running.residents),
         durable: Arc::clone(&running.durable),
+        moved: std::time::Instant::now(),
     };
     let writer = spawn("log-writer", {
         let phase = Arc::clone(&node.phase);
@@ -301,6 +305,8 @@ struct LogEnd {
     seen: VersionVector,
     origin: Origin,
     report: Report,
+    members: Members,
+    is_unproven: bool,
     expected: Option<usize>,
 }
 
@@ -318,6 +324,8 @@ fn new_running(
         seen,
         origin,
         report,
+        members,
+        is_unproven,
         expected,
     } = end;
     let region = node.info().region.clone();
@@ -341,6 +349,8 @@ fn new_running(
             durable: next,
             tables: tables.clone(),
             expected,
+            members,
+            is_unproven,
         })),
         reader,
         tables,

@@ -198,10 +198,14 @@ impl Work {
         gauge!("anabranch_table_image_rows").set(stats.image_rows as f64);
         gauge!("anabranch_table_image_bytes").set(stats.image_bytes as f64);
         gauge!("anabranch_table_disk_bytes").set(stats.stored_bytes as f64);
+        if running.regions.has_links() {
+            super::metrics::set_regions(&running.regions.status());
+        }
     }
 }
 
 fn describe() {
+    super::metrics::describe_regions();
     describe_gauge!(
         "anabranch_applied_lag_frames",
         "Durable frames that are not in the tables yet"

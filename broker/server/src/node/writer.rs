@@ -33,7 +33,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::metrics::WriterMetrics;
 use super::publish::{Ack, AckRow, AckSink, Budget, Numbered, Outcome, Reply, Submission};
-use super::regions::{Regions, Ticket};
+use super::regions::{Group, Regions, Ticket};
 use super::residents::Residents;
 use super::tail::Tail;
 use super::{Error, error, wall_clock_ms};
@@ -47,6 +47,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often frames are looked at again that are stamped ahead of the clock here.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long frames of other regions may wait for each other before one peer alone is asked for all.
+const STALLED: Duration = Duration::from_secs(2);
 
 /// A run of durable frames on its way to the tables.
 pub(crate) type Run = Vec<Durable<Arc<Commit>>>;
@@ -80,6 +83,8 @@ pub(crate) struct Writer {
     pub(crate) residents: Arc<Residents>,
     /// First position that is not durable, for those who follow the log.
     pub(crate) durable: Arc<watch::Sender<Position>>,
+    /// When a frame of another region was last taken over, or nothing waited.
+    pub(crate) moved: Instant,
 }
 
 /// A publish whose group is not durable yet.
@@ -183,8 +188,7 @@ impl Writer {
         gathered.tell(self.sequencer.origin(), Durability::Disk);
         let is_empty = run.is_empty() && gathered.gaps.is_empty();
         if !is_empty {
-            self.regions.advance(self.sequencer.report(), through);
-            self.durable.send_replace(through);
+            self.advance(through, bytes as u64);
         }
         gathered.clear(&self.sequencer);
         if !is_empty && self.applier.send((run, through)).is_err() {
@@ -194,6 +198,24 @@ impl Writer {
             self.roll()?;
         }
         Ok(())
+    }
+
+    /// Tells who follows the log that all of it is durable.
+    fn advance(&mut self, through: Position, bytes: u64) {
+        let (report, members) = (self.sequencer.report(), self.sequencer.members());
+        let group = Group {
+            durable: through,
+            bytes,
+            waiting: (self.holding.frames(), self.holding.bytes()),
+        };
+        let fences = self.regions.advance(report, members, &group);
+        self.durable.send_replace(through);
+        if fences {
+            // What a parked broker has shipped waits among the rest, and must not be taken any more.
+            // What others have of it they ship again.
+            self.holding.clear();
+            self.regions.ask_again();
+        }
     }
 
     /// Goes on in the next segment. Without room for one, publishes are refused until there is; what
@@ -265,8 +287,12 @@ impl Writer {
                         Err(error) => refuse(submission, &refusal(error)),
                     }
                 }
-                Request::Foreign(frames) => {
-                    for (item, ticket) in frames {
+                Request::Foreign(items) => {
+                    for (item, ticket) in items {
+                        if frame.members().has_ended(ticket.from().broker) {
+                            // It was on its way when its sender was parked.
+                            continue;
+                        }
                         match item {
                             Item::Frame(frame) => {
                                 bytes += frame.size();
@@ -303,6 +329,14 @@ impl Writer {
         } = self;
         gathered.more_held = false;
         if holding.is_empty() {
+            self.moved = Instant::now();
+            return Ok(());
+        }
+        if self.moved.elapsed() > STALLED && holding.is_stuck(sequencer, wall_clock_ms()) {
+            // Those that wait take up their links' credit, so that what they wait for cannot come.
+            holding.clear();
+            regions.ask_one();
+            self.moved = Instant::now();
             return Ok(());
         }
         log_bytes += sequencer.context_bytes();
@@ -342,6 +376,7 @@ impl Writer {
                     drop(ticket);
                 }
                 Some(Settled::Taken(commit, ticket)) => {
+                    self.moved = Instant::now();
                     residents.learn(&commit);
                     log.append(commit, now);
                     gathered.tickets.push(ticket);

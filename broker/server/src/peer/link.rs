@@ -140,6 +140,9 @@ pub(super) async fn run(
         }
         Err(ended) => ended,
     };
+    if let (Ended::Bye(Code::Parked, why), Ok(running)) = (&ended, node.running()) {
+        running.regions.note_parked(why.clone());
+    }
     if let Ended::Refused(error) = &ended {
         let bye = PeerMessage::Bye {
             code: error.code,
@@ -187,7 +190,7 @@ async fn keep(
     let credit = Arc::new(LinkCredit::of(&seat.peer));
     // The other side asks seldom, and credit comes no faster than what it was given for.
     let (tell, told) = mpsc::channel(64);
-    let mut replaced = seat.replaced.clone();
+    let mut ended = seat.ended.clone();
     let window = options.window_bytes.in_memory() as u64;
     let outgoing = Outgoing {
         running,
@@ -212,7 +215,10 @@ async fn keep(
     tokio::select! {
         ended = outgoing.run() => ended,
         ended = reading.run(incoming) => ended,
-        _ = replaced.wait_for(|replaced| *replaced) => Ended::Replaced,
+        reason = ended.wait_for(Option::is_some) => match reason.as_deref() {
+            Ok(Some(error)) => Ended::Refused(error.clone()),
+            Ok(None) | Err(_) => Ended::Replaced,
+        },
     }
 }
 

@@ -203,6 +203,12 @@ impl Tables {
         self.shared.options.with_others && self.shared.store.kept().stable_to == ALONE
     }
 
+    /// The greatest watermark that was given: what only frames stamped up to it need may be gone.
+    #[must_use]
+    pub fn watermark(&self) -> HybridTimestamp {
+        self.shared.watermark()
+    }
+
     /// Every write to come, from anybody, is stamped later than this, so that rows and tombstones up
     /// to it need no stamp any more. They lose it when their image is flushed, or by a sweep of the
     /// store in the background.

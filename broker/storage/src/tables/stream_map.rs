@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 
 use super::error::TablesError;
 
-/// All streams that exist at one position of the log; the system stream always does.
+/// All streams that exist at one position of the log; the broker's own always do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamMap {
     by_id: HashMap<StreamId, Arc<StreamDefinition>>,
@@ -30,6 +30,7 @@ impl Default for StreamMap {
             meant: HashMap::new(),
         };
         map.insert(StreamDefinition::system());
+        map.insert(StreamDefinition::members());
         map
     }
 }
@@ -73,13 +74,13 @@ impl StreamMap {
         self.by_name.values()
     }
 
-    /// How many there are, the system stream included.
+    /// How many there are, the broker's own included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_name.len()
     }
 
-    /// Never: the system stream is there.
+    /// Never: the broker's own are there.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()

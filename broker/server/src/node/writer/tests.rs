@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anabranch_core::batch::{BatchBuilder, NewRecord};
 use anabranch_core::id::{BrokerId, ClusterId, PartitionId, RegionName, StreamId, StreamName};
+use anabranch_core::members::Members;
 use anabranch_core::stream::{MergeMode, StreamDefinition};
 use anabranch_storage::data_dir::Identity;
 use anabranch_storage::disk::{Fault, MemoryDisk};
@@ -51,12 +52,15 @@ impl Scene {
             durable: next,
             tables: tables.clone(),
             expected: None,
+            members: Members::EMPTY,
+            is_unproven: false,
         });
         let writer = Writer {
             holding: Holding::default(),
             regions: Arc::new(regions),
             residents: Arc::new(Residents::new(identity.broker, here, &tables.streams())),
             durable: Arc::new(watch::Sender::new(next)),
+            moved: std::time::Instant::now(),
             sequencer: opened.sequencer,
             log: opened.log,
             inbox: crossbeam_channel::unbounded().1,
@@ -169,7 +173,8 @@ fn a_publish_to_a_stream_that_was_deleted_meanwhile_is_refused() {
 fn a_publish_to_a_stream_made_while_its_group_is_gathered_is_taken() {
     let mut scene = Scene::new();
     let tables = scene.writer.streams.clone();
-    let mut known = Known::of(&tables);
+    let residents = Arc::clone(&scene.writer.residents);
+    let mut known = Known::of(&tables, &residents);
     let name = StreamName::parse("fresh").unwrap();
     let publish = record_for(name.id(), b"key", b"value");
     let refused = known.still_there(&publish).unwrap_err();
