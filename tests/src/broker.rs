@@ -118,6 +118,26 @@ impl Broker {
     /// # Panics
     /// When it does neither in time.
     pub async fn try_start(home: &Home, flags: &[&str]) -> Result<Self, Ended> {
+        let (mut broker, written_before) = Self::listening(home, flags).await?;
+        if broker.ready().await {
+            return Ok(broker);
+        }
+        let child = broker.child.take().unwrap();
+        Err(ended(child, home, written_before).await)
+    }
+
+    /// Starts a broker with some flags and waits until it listens, ready or not.
+    ///
+    /// # Panics
+    /// When it ends instead.
+    pub async fn start_unready(home: &Home, flags: &[&str]) -> Self {
+        match Self::listening(home, flags).await {
+            Ok((broker, _)) => broker,
+            Err(ended) => panic!("the broker did not start: {}\n{}", ended.status, ended.said),
+        }
+    }
+
+    async fn listening(home: &Home, flags: &[&str]) -> Result<(Self, usize), Ended> {
         let (mut child, written_before) = spawn(home, flags);
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -127,7 +147,7 @@ impl Broker {
             Ok(addresses) => addresses,
             Err(_) => return Err(ended(child, home, written_before).await),
         };
-        let mut broker = Self {
+        let broker = Self {
             child: Some(child),
             address: addresses["listen"].as_str().unwrap().parse().unwrap(),
             peer_address: addresses["peer_listen"]
@@ -135,11 +155,7 @@ impl Broker {
                 .map(|address| address.parse().unwrap()),
             log: home.log(),
         };
-        if broker.ready().await {
-            return Ok(broker);
-        }
-        let child = broker.child.take().unwrap();
-        Err(ended(child, home, written_before).await)
+        Ok((broker, written_before))
     }
 
     /// Waits until it is ready; false when it ended.
@@ -150,9 +166,10 @@ impl Broker {
                 return Some(false);
             }
             let answer = http.try_send("GET", "/readyz", &[], "").await.ok()?;
-            // With its disk full it has started, though it takes no writes.
-            let full = answer.status == 507 || answer.body.windows(6).any(|it| it == b"AB2104");
-            (answer.status == 200 || full).then_some(true)
+            // With its disk full, or parked, it has started, though it takes no writes.
+            let says = |code: &[u8]| answer.body.windows(6).any(|it| it == code);
+            let no_writes = answer.status == 507 || says(b"AB2104") || says(b"AB4103");
+            (answer.status == 200 || no_writes).then_some(true)
         })
         .await
     }

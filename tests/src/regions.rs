@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Ended};
 use crate::condition::eventually;
 use crate::home::Home;
+use crate::http::Answer;
 use crate::proxy::{Proxy, Weather};
 
 /// Brokers that are all linked with each other.
@@ -35,15 +36,37 @@ impl Regions {
             settings: settings.to_vec(),
         };
         for number in 0..count {
-            let broker = regions.run(number).await;
+            // They are started one after the other, and none should wait for those to come.
+            let broker = regions.run(number, &["links.join_seconds=0"]).await;
             regions.brokers.push(broker);
         }
         regions.linked().await;
         regions
     }
 
+    /// Starts one more, that dials all others and is named by none of them. It waits until it is a
+    /// member.
+    pub async fn join(&mut self) {
+        let number = self.brokers.len();
+        for to in 0..number {
+            let proxy = Proxy::new().await;
+            proxy.lead_to(self.brokers[to].peer_address().expect("it has peers"));
+            self.proxies.insert((number, to), proxy);
+        }
+        self.homes.push(Home::new());
+        let broker = self.run(number, &["links.join_seconds=60"]).await;
+        self.brokers.push(broker);
+    }
+
     /// Starts a broker on its home.
-    async fn run(&self, number: usize) -> Broker {
+    async fn run(&self, number: usize, more: &[&str]) -> Broker {
+        match self.try_run(number, more).await {
+            Ok(broker) => broker,
+            Err(ended) => panic!("the broker did not start: {}\n{}", ended.status, ended.said),
+        }
+    }
+
+    async fn try_run(&self, number: usize, more: &[&str]) -> Result<Broker, Ended> {
         let name = format!("r{number}");
         let mut flags = vec!["--region", &name, "--peer-listen", "127.0.0.1:0"];
         let proxies = self.proxies.iter();
@@ -54,26 +77,28 @@ impl Regions {
         for peer in &peers {
             flags.extend(["--peer", peer]);
         }
-        for setting in &self.settings {
+        for setting in self.settings.iter().chain(more) {
             flags.extend(["--set", setting]);
         }
-        let broker = match Broker::try_start(&self.homes[number], &flags).await {
-            Ok(broker) => broker,
-            Err(ended) => panic!("the broker did not start: {}\n{}", ended.status, ended.said),
-        };
+        let broker = Broker::try_start(&self.homes[number], &flags).await?;
         let address = broker.peer_address().expect("it has peers");
         for ((_, to), proxy) in &self.proxies {
             if *to == number {
                 proxy.lead_to(address);
             }
         }
-        broker
+        Ok(broker)
+    }
+
+    /// Kills a broker.
+    pub fn kill(&mut self, number: usize) {
+        self.brokers[number].kill();
     }
 
     /// Kills a broker, and starts it again.
     pub async fn restart(&mut self, number: usize) {
         self.brokers[number].kill();
-        self.brokers[number] = self.run(number).await;
+        self.brokers[number] = self.run(number, &["links.join_seconds=0"]).await;
     }
 
     /// The folder of one of them.
@@ -202,6 +227,23 @@ impl Regions {
         let path = format!("/v1/tables/{stream}/rows/{key}");
         let answer = self.brokers[number].http().put(&path, &json!(value)).await;
         assert!(answer.status < 300, "{answer:?}");
+    }
+
+    /// Deletes a row in one region.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn delete(&self, number: usize, stream: &str, key: &str) {
+        let path = format!("/v1/tables/{stream}/rows/{key}");
+        let http = self.brokers[number].http();
+        let answer = http.send("DELETE", &path, &[], "").await;
+        assert!(answer.status < 300, "{answer:?}");
+    }
+
+    /// Asks one region to park or remove another.
+    pub async fn end(&self, number: usize, name: &str, how: &str) -> Answer {
+        let path = format!("/v1/regions/{name}/{how}");
+        self.brokers[number].http().post(&path, &json!(null)).await
     }
 
     /// A row as one region sees it.

@@ -9,6 +9,7 @@
 //! | `client` | the Rust client against the broker, over its restarts |
 //! | `hopping` | that subscribers and readers go from region to region and miss nothing |
 //! | `guides` | that the guides do what they say |
+//! | `membership` | that brokers join, are parked and removed, and nothing comes back that was deleted |
 //! | `openapi` | that the description of the HTTP interface is true |
 //! | `python` | a client in another language, from the protocol's description |
 //! | `real_data` | that the demo's data is what the source files say |
@@ -30,6 +31,7 @@ mod crash;
 mod dev_regions;
 mod guides;
 mod hopping;
+mod membership;
 mod openapi;
 mod python;
 mod real_data;

@@ -97,8 +97,16 @@ impl Running {
             partition: PartitionId::new(0),
             batch,
         };
+        let mut changed = self.regions.changed();
         self.publish_unchecked(Group::One(publish), Durability::Disk)
             .await?;
+        // It is acknowledged a moment before what follows from it is seen.
+        while self.regions.members().standing(broker) < Some(standing) {
+            self.check_phase()?;
+            if changed.changed().await.is_err() {
+                break;
+            }
+        }
         tracing::info!(%broker, %region, standing = standing.as_str(), "member");
         Ok(())
     }
