@@ -15,8 +15,8 @@ use anabranch_core::id::Position;
 use anabranch_core::sequencer::Foreign;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::BadMessage;
 use super::codec::take;
+use super::{BadMessage, LENGTH_BYTES};
 
 const FRAME: u8 = 1;
 const GAPS: u8 = 2;
@@ -40,6 +40,12 @@ pub fn put_frame(commit: &Commit, out: &mut BytesMut) {
     for part in &commit.parts {
         put_bytes(out, part.batch.as_ref().map_or(&[], |batch| batch.bytes()));
     }
+}
+
+/// Bytes that a frame takes.
+#[must_use]
+pub fn frame_bytes(commit: &Commit) -> usize {
+    ITEM_BYTES + commit.size() + LENGTH_BYTES * commit.parts.len()
 }
 
 /// Appends gaps that belong together.

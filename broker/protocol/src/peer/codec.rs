@@ -371,6 +371,7 @@ mod tests {
         let gaps = gaps.take();
         let mut out = BytesMut::new();
         block::put_frame(&whole, &mut out);
+        assert_eq!(out.len(), block::frame_bytes(&whole));
         block::put_frame(&partial, &mut out);
         block::put_gaps(&gaps, &mut out);
         let items = out.freeze();

@@ -490,6 +490,14 @@ struct Made {
     next: Position,
 }
 
+/// At most, but for gaps.
+fn bytes_of(item: &Shipped) -> usize {
+    match item {
+        Shipped::Frame(commit) => block::frame_bytes(commit),
+        Shipped::Gaps(_) => 0,
+    }
+}
+
 /// The next frames that are wanted.
 fn make_block(
     running: &Running,
@@ -501,7 +509,7 @@ fn make_block(
     let shipment = running.shipment((to, &ask), from, max_bytes);
     let mut shipment = shipment.map_err(|error| error.detail)?;
     let stops = running.residents.limit(&mut shipment, to, &mut ask);
-    let mut items = BytesMut::with_capacity(max_bytes);
+    let mut items = BytesMut::with_capacity(shipment.items.iter().map(bytes_of).sum());
     for item in &shipment.items {
         match item {
             Shipped::Frame(commit) => block::put_frame(commit, &mut items),

@@ -3,11 +3,18 @@
 use std::io;
 
 use anabranch_protocol::peer::{BadMessage, LENGTH_BYTES, MAX_MESSAGE_BYTES, PeerMessage, decode};
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Bytes read from the socket at once.
 const READ_BYTES: usize = 256 * 1024;
+
+/// With less room than this there is made more before the socket is read.
+const LEAST_ROOM: usize = 64 * 1024;
+
+/// Messages up to this length are copied out of the buffer. A frame is kept for as long as somebody
+/// may want it, and would keep the whole buffer with it.
+const COPY_BYTES: usize = 64 * 1024;
 
 /// Why no message comes any more.
 #[derive(Debug, thiserror::Error)]
@@ -40,20 +47,30 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
     /// The next message. Cancel-safe: what has come is kept.
     pub(super) async fn next(&mut self) -> Result<PeerMessage, ReadError> {
         loop {
-            if let Some(length) = self.buffered_length()? {
-                if self.buffer.len() >= LENGTH_BYTES + length {
-                    self.buffer.advance(LENGTH_BYTES);
-                    return Ok(decode(self.buffer.split_to(length).freeze())?);
-                }
+            let length = self.buffered_length()?;
+            if let Some(length) = length
+                && self.buffer.len() >= LENGTH_BYTES + length
+            {
+                self.buffer.advance(LENGTH_BYTES);
+                return Ok(decode(self.take(length))?);
+            }
+            if self.buffer.capacity() - self.buffer.len() < LEAST_ROOM {
                 // Grows with what has come, not with what is claimed.
-                self.buffer.reserve(READ_BYTES.min(length + LENGTH_BYTES));
-            } else {
                 self.buffer.reserve(READ_BYTES);
             }
             if self.socket.read_buf(&mut self.buffer).await? == 0 {
                 return Err(ReadError::Closed);
             }
         }
+    }
+
+    fn take(&mut self, length: usize) -> Bytes {
+        if length > COPY_BYTES {
+            return self.buffer.split_to(length).freeze();
+        }
+        let message = Bytes::copy_from_slice(&self.buffer[..length]);
+        self.buffer.advance(length);
+        message
     }
 
     fn buffered_length(&self) -> Result<Option<usize>, ReadError> {
@@ -65,5 +82,48 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
             true => Ok(Some(length)),
             false => Err(ReadError::TooLong(length)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_protocol::peer::encode;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    fn block(length: usize) -> PeerMessage {
+        PeerMessage::Block {
+            compressed: false,
+            raw: 0,
+            items: vec![7; length].into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_of_every_length_read_back_and_small_ones_keep_no_more_than_they_are() {
+        let lengths = [0, 1, 100, COPY_BYTES - 6, COPY_BYTES, READ_BYTES, 3_000_000];
+        let (mut near, far) = tokio::io::duplex(10_000);
+        let sending = tokio::spawn(async move {
+            for length in lengths.iter().chain(lengths.iter().rev()) {
+                let mut bytes = BytesMut::new();
+                encode(&block(*length), &mut bytes);
+                near.write_all(&bytes).await.unwrap();
+            }
+        });
+        let mut incoming = Incoming::new(far);
+        for length in lengths.iter().chain(lengths.iter().rev()) {
+            let message = incoming.next().await.unwrap();
+            assert!(message == block(*length), "{length}");
+            let PeerMessage::Block { items, .. } = message else {
+                panic!("it is a block")
+            };
+            if (1..=100).contains(length) {
+                let held = items.try_into_mut().unwrap().capacity();
+                assert!(held < 200, "{length} bytes hold {held}");
+            }
+        }
+        assert!(matches!(incoming.next().await, Err(ReadError::Closed)));
+        sending.await.unwrap();
     }
 }
