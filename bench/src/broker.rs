@@ -29,6 +29,8 @@ const ASK_EVERY: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Broker {
     address: SocketAddr,
+    /// Where other brokers connect.
+    peer_address: Option<SocketAddr>,
     process: Process,
     /// From the start of the process; zero for one that ran already.
     pub(crate) listening_after: Duration,
@@ -42,6 +44,26 @@ enum Process {
     Child(Box<Child>, BufReader<ChildStdout>),
     /// Started by others, with its process id where that was told.
     Foreign(Option<u32>),
+}
+
+/// One of several brokers that are linked.
+#[derive(Debug)]
+pub(crate) struct Region {
+    pub(crate) name: String,
+    /// Whom it dials.
+    pub(crate) peers: Vec<SocketAddr>,
+}
+
+impl Region {
+    fn flags(&self) -> Vec<String> {
+        // Links that are not there yet, or are cut, are no news here.
+        let quiet = ["--log-level", "error"];
+        let listen = ["--region", &self.name, "--peer-listen", "127.0.0.1:0"];
+        let dial = self.peers.iter();
+        let dial = dial.flat_map(|peer| ["--peer".to_owned(), peer.to_string()]);
+        let fixed = quiet.into_iter().chain(listen).map(str::to_owned);
+        fixed.chain(dial).collect()
+    }
 }
 
 /// Where data is kept while something is measured. Removed when dropped.
@@ -80,13 +102,27 @@ impl Broker {
     pub(crate) async fn start(setting: &Setting, place: &Place) -> Result<Self> {
         match &setting.server {
             Some(url) => Self::connect(url, setting.pid).await,
-            None => Self::spawn(setting, &place.path().join("data")).await,
+            None => {
+                let flags = ["--log-level", "warn"].map(str::to_owned);
+                Self::spawn(setting, &place.path().join("data"), &flags).await
+            }
         }
+    }
+
+    /// A broker with links to others, ready.
+    pub(crate) async fn start_linked(
+        setting: &Setting,
+        place: &Place,
+        region: &Region,
+    ) -> Result<Self> {
+        let data = place.path().join(&region.name);
+        Self::spawn(setting, &data, &region.flags()).await
     }
 
     async fn connect(url: &str, pid: Option<u32>) -> Result<Self> {
         let broker = Self {
             address: address_of(url)?,
+            peer_address: None,
             process: Process::Foreign(pid),
             listening_after: Duration::ZERO,
             ready_after: Duration::ZERO,
@@ -98,13 +134,14 @@ impl Broker {
         Ok(broker)
     }
 
-    async fn spawn(setting: &Setting, data: &Path) -> Result<Self> {
+    async fn spawn(setting: &Setting, data: &Path, flags: &[String]) -> Result<Self> {
         let program = std::env::current_exe().context("this program's own path is unknown")?;
         let mut command = Command::new(&program);
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--print-addresses"])
-            .args(["--log-level", "warn", "--data-dir"])
-            .arg(data);
+            .arg("--data-dir")
+            .arg(data)
+            .args(flags);
         for pair in &setting.set {
             command.args(["--set", pair]);
         }
@@ -118,10 +155,11 @@ impl Broker {
             .with_context(|| format!("cannot start {}", program.display()))?;
         let output = child.stdout.take().context("the broker has no output")?;
         let mut output = BufReader::new(output);
-        let address = read_address(&mut output).await?;
+        let addresses = read_addresses(&mut output).await?;
         let listening_after = started.elapsed();
         let mut broker = Self {
-            address,
+            address: addresses.listen,
+            peer_address: addresses.peer_listen,
             process: Process::Child(Box::new(child), output),
             listening_after,
             ready_after: Duration::ZERO,
@@ -152,7 +190,15 @@ impl Broker {
         self.address
     }
 
-    fn pid(&self) -> Option<u32> {
+    /// Where other brokers connect.
+    ///
+    /// # Errors
+    /// When it takes no links.
+    pub(crate) fn peer_address(&self) -> Result<SocketAddr> {
+        self.peer_address.context("the broker takes no links")
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
         match &self.process {
             Process::Child(child, _) => child.id(),
             Process::Foreign(pid) => *pid,
@@ -197,11 +243,14 @@ impl Broker {
     }
 }
 
-async fn read_address(output: &mut BufReader<ChildStdout>) -> Result<SocketAddr> {
-    #[derive(Deserialize)]
-    struct Line {
-        listen: SocketAddr,
-    }
+/// What a broker prints once it listens.
+#[derive(Deserialize)]
+struct Addresses {
+    listen: SocketAddr,
+    peer_listen: Option<SocketAddr>,
+}
+
+async fn read_addresses(output: &mut BufReader<ChildStdout>) -> Result<Addresses> {
     let mut line = String::new();
     let read = tokio::time::timeout(PATIENCE, output.read_line(&mut line));
     if read
@@ -211,9 +260,8 @@ async fn read_address(output: &mut BufReader<ChildStdout>) -> Result<SocketAddr>
     {
         bail!("the broker ended before it listened");
     }
-    let line: Line = serde_json::from_str(&line)
-        .with_context(|| format!("the broker printed {line:?} instead of its addresses"))?;
-    Ok(line.listen)
+    serde_json::from_str(&line)
+        .with_context(|| format!("the broker printed {line:?} instead of its addresses"))
 }
 
 fn address_of(url: &str) -> Result<SocketAddr> {

@@ -1,6 +1,7 @@
 //! What can be typed after `anabranch bench`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -44,7 +45,20 @@ pub enum Command {
     ///
     /// Default: 1000 subscribers, each with a connection of its own.
     Idle(IdleArguments),
-    /// All of them, one after the other, as a table.
+    /// Two regions: a record acked in one, delivered and readable in the other, open loop.
+    ///
+    /// Defaults: 10,000 records a second for 20 seconds, 100 bytes each, in an `lww` table.
+    RegionsLatency(RegionsLatencyArguments),
+    /// Two regions: one was cut off and catches up, while both are written to.
+    ///
+    /// Defaults: 1 GB missed, 100,000 records a second in each region, 100 a batch, 100 bytes each.
+    RegionsCatchUp(RegionsCatchUpArguments),
+    /// More and more regions, all linked and all written to at the same rate.
+    ///
+    /// Defaults: 2 to 7 regions, 10 seconds each, 5000 records a second in each region, 100 a
+    /// batch, 100 bytes each.
+    RegionsScale(RegionsScaleArguments),
+    /// All of them but those of several regions, one after the other, as a table.
     All(Setting),
 }
 
@@ -60,6 +74,9 @@ impl Command {
             Self::Fanout(arguments) => &arguments.load.setting,
             Self::Restart(arguments) => &arguments.setting,
             Self::Idle(arguments) => &arguments.setting,
+            Self::RegionsLatency(arguments) => &arguments.load.setting,
+            Self::RegionsCatchUp(arguments) => &arguments.load.setting,
+            Self::RegionsScale(arguments) => &arguments.load.setting,
             Self::All(setting) => setting,
         }
     }
@@ -212,4 +229,47 @@ pub struct IdleArguments {
     /// Where, and how to print it.
     #[command(flatten)]
     pub setting: Setting,
+}
+
+/// Flags of `bench regions-latency`.
+#[derive(Args, Debug, Clone)]
+pub struct RegionsLatencyArguments {
+    /// How long every byte takes over the link, in each direction: `20ms`.
+    #[arg(long, value_name = "DELAY", default_value = "0ms", value_parser = milliseconds)]
+    pub link_delay: Duration,
+    /// What is sent.
+    #[command(flatten)]
+    pub load: LoadArguments,
+}
+
+/// Flags of `bench regions-catch-up`.
+#[derive(Args, Debug, Clone)]
+pub struct RegionsCatchUpArguments {
+    /// Megabytes of keys and values that are missed.
+    #[arg(long, value_name = "MB")]
+    pub megabytes: Option<usize>,
+    /// What is sent in both regions; with --window a closed loop.
+    #[command(flatten)]
+    pub load: LoadArguments,
+}
+
+/// Flags of `bench regions-scale`.
+#[derive(Args, Debug, Clone)]
+pub struct RegionsScaleArguments {
+    /// Numbers of regions, one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "2,3,4,5,6,7")]
+    pub regions: Vec<usize>,
+    /// How often all of them are measured; what is printed is about all rounds together.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub rounds: usize,
+    /// What is sent in each region.
+    #[command(flatten)]
+    pub load: LoadArguments,
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix("ms").unwrap_or(text);
+    let number = number.parse().ok().filter(|number| *number <= 60_000);
+    let number = number.ok_or("expected milliseconds, for example 20ms, at most 60000ms")?;
+    Ok(Duration::from_millis(number))
 }

@@ -32,10 +32,13 @@ pub(crate) struct Spent {
 }
 
 impl Moment {
-    pub(crate) fn now(broker: Option<u32>) -> Self {
+    /// The broker's is that of all these processes together; unknown when there are none.
+    pub(crate) fn now(brokers: impl IntoIterator<Item = u32>) -> Self {
+        let times: Option<Vec<_>> = brokers.into_iter().map(|pid| cpu_time(pid).ok()).collect();
+        let times = times.filter(|times| !times.is_empty());
         Self {
             at: Instant::now(),
-            broker: broker.and_then(|pid| cpu_time(pid).ok()),
+            broker: times.map(|times| times.iter().sum()),
             generator: own_cpu_time(),
             machine: machine_cpu_time().ok(),
         }

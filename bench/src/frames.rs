@@ -118,6 +118,11 @@ impl Frames {
         self.batch
     }
 
+    /// The key of a record, by its number.
+    pub(crate) fn key(&self, record: usize) -> Option<u32> {
+        self.keys.get(record).copied()
+    }
+
     /// Some messages from the one with index `first` on, at most `most`, as one piece of memory of
     /// about `bytes` at most; and how many they are.
     pub(crate) fn run(&self, first: usize, most: usize, bytes: usize) -> (&[u8], usize) {

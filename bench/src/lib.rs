@@ -5,6 +5,7 @@
 //! | [`cli`] | the commands and their flags |
 //! | `work` | one file per measurement |
 //! | `broker` | the broker under load: a child process, or one that runs already |
+//! | `mesh` `forward` | brokers of several regions, and the links between them |
 //! | `cpu` | CPU time and memory, of broker and generator apart |
 //! | `limits` | what the disk and the loopback do without a broker |
 //! | `keys` `frames` | which keys, and publish messages made ahead of the clock |
@@ -22,11 +23,13 @@
 mod broker;
 pub mod cli;
 mod cpu;
+mod forward;
 mod frames;
 mod http;
 mod keys;
 mod latency;
 mod limits;
+mod mesh;
 mod pace;
 mod progress;
 mod publisher;

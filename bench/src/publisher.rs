@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -28,6 +29,58 @@ pub(crate) struct Publisher {
     /// Messages acknowledged since the beginning.
     acknowledged: Cell<usize>,
     latest: Option<Latest>,
+    witness: Option<Rc<Witness>>,
+}
+
+/// Sees when each message was acknowledged.
+#[derive(Debug)]
+pub(crate) struct Witness {
+    /// Per message made ahead: nanoseconds from the beginning of the phase, plus one; zero while
+    /// it is not acknowledged.
+    acknowledged: RefCell<Vec<u64>>,
+    newest: RefCell<Option<Newest>>,
+}
+
+/// The message that was acknowledged last.
+#[derive(Clone, Debug)]
+pub(crate) struct Newest {
+    /// Its index among those made ahead.
+    pub(crate) message: usize,
+    pub(crate) token: String,
+    pub(crate) at: Instant,
+}
+
+impl Witness {
+    /// When a message was acknowledged, if it was.
+    pub(crate) fn acknowledged(&self, message: usize) -> Option<u64> {
+        self.acknowledged.borrow()[message].checked_sub(1)
+    }
+
+    /// The newest message, if one was acknowledged since this was asked last.
+    pub(crate) fn take_newest(&self) -> Option<Newest> {
+        self.newest.take()
+    }
+
+    fn forget(&self, messages: Range<usize>) {
+        self.acknowledged.borrow_mut()[messages].fill(0);
+    }
+
+    fn note(&self, ack: &Ack<'_>, now: u64) {
+        let mut acknowledged = self.acknowledged.borrow_mut();
+        let mut newest = None;
+        for row in &ack.rows {
+            let message = usize::try_from(row.id).ok();
+            if let Some(at) = message.and_then(|message| acknowledged.get_mut(message)) {
+                *at = now + 1;
+                newest = message;
+            }
+        }
+        *self.newest.borrow_mut() = newest.map(|message| Newest {
+            message,
+            token: ack.token.to_string(),
+            at: Instant::now(),
+        });
+    }
 }
 
 /// The last acknowledgement.
@@ -40,11 +93,13 @@ pub(crate) struct Latest {
 
 /// How much to send.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Until {
+pub(crate) enum Until<'u> {
     /// So many messages.
     Messages(usize),
     /// What can be sent until then.
     Time(Instant),
+    /// What can be sent until this is set.
+    Told(&'u Cell<bool>),
 }
 
 /// How fast to send.
@@ -102,7 +157,18 @@ impl Publisher {
             sent: 0,
             acknowledged: Cell::new(0),
             latest: None,
+            witness: None,
         })
+    }
+
+    /// Lets acknowledgements be seen from now on.
+    pub(crate) fn witnessed(&mut self) -> Rc<Witness> {
+        let witness = Rc::new(Witness {
+            acknowledged: RefCell::new(vec![0; self.frames.len()]),
+            newest: RefCell::default(),
+        });
+        self.witness = Some(Rc::clone(&witness));
+        witness
     }
 
     /// Records in each message.
@@ -131,7 +197,7 @@ impl Publisher {
     /// When the broker refuses something, or acknowledges something else than what was sent.
     pub(crate) async fn run(
         &mut self,
-        until: Until,
+        until: Until<'_>,
         flow: Flow<'_>,
         bar: &ProgressBar,
     ) -> Result<Published> {
@@ -141,12 +207,13 @@ impl Publisher {
     /// The same, held back by a gate.
     pub(crate) async fn run_gated(
         &mut self,
-        until: Until,
+        until: Until<'_>,
         flow: Flow<'_>,
         bar: &ProgressBar,
         gate: &impl Gate,
     ) -> Result<Published> {
-        let flight = Flight::new(&self.frames, self.sent, &self.acknowledged, flow)?;
+        let witness = self.witness.as_deref();
+        let flight = Flight::new(&self.frames, self.sent, &self.acknowledged, flow, witness)?;
         let sending = async {
             let sent = flight.send(&self.transmitter, until, gate).await;
             flight.all_sent.set(true);
@@ -180,6 +247,7 @@ struct Flight<'a> {
     /// Per message of `frames`: when it was sent or due, plus one; zero when it is not under way.
     sent_at: RefCell<Vec<u64>>,
     latencies: RefCell<Latencies>,
+    witness: Option<&'a Witness>,
 }
 
 impl<'a> Flight<'a> {
@@ -188,6 +256,7 @@ impl<'a> Flight<'a> {
         first: usize,
         acknowledged: &'a Cell<usize>,
         flow: Flow<'a>,
+        witness: Option<&'a Witness>,
     ) -> Result<Self> {
         let began = match flow {
             Flow::Pace(pace) => pace.began(),
@@ -210,6 +279,7 @@ impl<'a> Flight<'a> {
             began,
             sent_at: RefCell::new(vec![0; frames.len()]),
             latencies: RefCell::default(),
+            witness,
         })
     }
 
@@ -217,7 +287,12 @@ impl<'a> Flight<'a> {
         self.sent.get() - self.first
     }
 
-    async fn send(&self, transmitter: &Transmitter, until: Until, gate: &impl Gate) -> Result<()> {
+    async fn send(
+        &self,
+        transmitter: &Transmitter,
+        until: Until<'_>,
+        gate: &impl Gate,
+    ) -> Result<()> {
         loop {
             let sent = self.sent();
             let allowed = self.allowed(until).min(gate.allows());
@@ -239,25 +314,29 @@ impl<'a> Flight<'a> {
     }
 
     /// How many messages of this phase may have been sent by now.
-    fn allowed(&self, until: Until) -> usize {
+    fn allowed(&self, until: Until<'_>) -> usize {
         let by_flow = match self.flow {
             Flow::Pace(pace) => pace.due(),
             Flow::Window(window) => self.acknowledged.get() + window - self.first,
         };
         match until {
             Until::Messages(messages) => by_flow.min(messages),
-            Until::Time(_) => by_flow,
+            Until::Time(_) | Until::Told(_) => by_flow,
         }
     }
 
-    fn is_over(&self, sent: usize, until: Until) -> bool {
+    fn is_over(&self, sent: usize, until: Until<'_>) -> bool {
         match until {
             Until::Messages(messages) => sent >= messages,
             Until::Time(end) => Instant::now() >= end,
+            Until::Told(told) => told.get(),
         }
     }
 
     fn stamp(&self, sent: usize, next: usize, taken: usize) -> Result<()> {
+        if let Some(witness) = self.witness {
+            witness.forget(next..next + taken);
+        }
         let now = nanoseconds(self.began.elapsed());
         let mut sent_at = self.sent_at.borrow_mut();
         for (message, at) in (sent..).zip(&mut sent_at[next..next + taken]) {
@@ -314,6 +393,9 @@ impl<'a> Flight<'a> {
         let mut latencies = self.latencies.borrow_mut();
         for row in &ack.rows {
             latencies.record(now.saturating_sub(self.land(row)?));
+        }
+        if let Some(witness) = self.witness {
+            witness.note(ack, now);
         }
         self.acknowledged
             .set(self.acknowledged.get() + ack.rows.len());

@@ -3,6 +3,7 @@
 //! | module | tests |
 //! |---|---|
 //! | `bad_input` | that each mistake gets a clear error, and disturbs nobody else |
+//! | `benches` | that the measurements of several regions work |
 //! | `commands` | the commands as a script sees them |
 //! | `crash` | that a broker that is killed at any moment loses nothing that it acknowledged |
 //! | `dev_regions` | several regions on one machine, started by one command |
@@ -25,6 +26,7 @@
 
 mod architecture;
 mod bad_input;
+mod benches;
 mod client;
 mod commands;
 mod crash;

@@ -159,7 +159,12 @@ impl Hall {
         Ok((all() - first, before.until(&stage.cpu())))
     }
 
-    async fn publish(&self, publisher: &mut Publisher, until: Until, flow: Flow<'_>) -> Result<()> {
+    async fn publish(
+        &self,
+        publisher: &mut Publisher,
+        until: Until<'_>,
+        flow: Flow<'_>,
+    ) -> Result<()> {
         let bar = progress::bar("publishing", None);
         let published = publisher.run_gated(until, flow, &bar, self).await?;
         // One message more, so that nobody waits for records without knowing how many there are.

@@ -63,7 +63,8 @@ pub(crate) async fn run(given: &LoadArguments) -> Result<Report> {
     Ok(report)
 }
 
-fn limits(syncs: &Percentiles) -> Vec<Figure> {
+/// What the disk does with small writes.
+pub(super) fn limits(syncs: &Percentiles) -> Vec<Figure> {
     let limit = |percentile, value| {
         let name = format!("4 KiB write with fdatasync, {percentile}");
         Figure::new(name, value, Unit::Milliseconds)
@@ -103,40 +104,45 @@ impl Ends {
         let expected = Expected {
             first: self.publisher.sent() * batch,
             records: messages * batch,
-            batch,
+            made: MESSAGES_AHEAD * batch,
         };
-        let taking = expected.take(&mut self.subscriber, &pace);
+        let mut latencies = Latencies::default();
+        let mut note = |record| latencies.record(pace.late(record / batch));
+        let taking = expected.take(&mut self.subscriber, &mut note);
         let until = Until::Messages(messages);
         let publishing = self.publisher.run(until, Flow::Pace(&pace), &bar);
-        let both = tokio::try_join!(publishing, taking)?;
+        let (published, ()) = tokio::try_join!(publishing, taking)?;
         bar.finish_and_clear();
-        Ok(both)
+        Ok((published, latencies))
     }
 }
 
 /// What the subscriber is to be given.
-struct Expected {
-    /// Number of the first record, round and round.
-    first: usize,
-    records: usize,
-    /// Records in a message.
-    batch: usize,
+pub(super) struct Expected {
+    /// Number of the first record.
+    pub(super) first: usize,
+    pub(super) records: usize,
+    /// Records made ahead; their numbers come round and round.
+    pub(super) made: usize,
 }
 
 impl Expected {
-    /// Takes records, each of which must be the one that comes next.
-    async fn take(&self, subscriber: &mut Subscriber, pace: &Pace) -> Result<Latencies> {
-        let made = MESSAGES_AHEAD * self.batch;
-        let mut latencies = Latencies::default();
+    /// Takes records, each of which must be the one that comes next, and notes how many came before
+    /// it.
+    pub(super) async fn take(
+        &self,
+        subscriber: &mut Subscriber,
+        note: &mut dyn FnMut(usize),
+    ) -> Result<()> {
         let mut taken = 0;
         let mut wrong = None;
         while taken < self.records {
             let mut look = |value: &[u8]| {
-                let next = (self.first + taken) % made;
+                let next = (self.first + taken) % self.made;
                 if Values::number_of(value) != Some(next) {
                     wrong.get_or_insert(next);
                 }
-                latencies.record(pace.late(taken / self.batch));
+                note(taken);
                 taken += 1;
             };
             subscriber.take(Look::Values(&mut look)).await?;
@@ -144,6 +150,6 @@ impl Expected {
                 bail!("another record was delivered where number {next} is next");
             }
         }
-        Ok(latencies)
+        Ok(())
     }
 }

@@ -88,7 +88,7 @@ impl Load {
     }
 
     /// When each of the connections has done its part.
-    pub(crate) fn until(&self) -> Until {
+    pub(crate) fn until(&self) -> Until<'static> {
         match self.length {
             Length::Records(records) => {
                 Until::Messages((records / self.connections).div_ceil(self.shape.batch))
@@ -97,7 +97,7 @@ impl Load {
         }
     }
 
-    pub(crate) fn until_warm(&self) -> Until {
+    pub(crate) fn until_warm(&self) -> Until<'static> {
         Until::Time(Instant::now() + self.warm_up)
     }
 

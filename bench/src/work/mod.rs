@@ -10,6 +10,7 @@
 //! | `fanout` | one stream to many subscribers |
 //! | `restart` | start after a clean end and after a crash |
 //! | `idle` | memory without work |
+//! | `regions` | several regions |
 //! | `load` | what is sent: flags and defaults |
 //! | `stage` | a broker, its folder, and the machine's limits beside it |
 //! | `team` | several publishers that share the work |
@@ -21,6 +22,7 @@ mod latency;
 mod load;
 mod publish;
 mod reads;
+mod regions;
 mod restart;
 mod rows;
 mod stage;
@@ -66,11 +68,23 @@ async fn one(command: Command, printer: &mut Printer<'_>) -> Result<()> {
         }
         Command::Restart(arguments) => printer.print(restart::run(&arguments).await?),
         Command::Idle(arguments) => printer.print(idle::run(&arguments).await?),
+        Command::RegionsLatency(arguments) => {
+            printer.print(regions::latency::run(&arguments).await?)
+        }
+        Command::RegionsCatchUp(arguments) => {
+            printer.print(regions::catch_up::run(&arguments).await?)
+        }
+        Command::RegionsScale(arguments) => {
+            for report in regions::scale::run(&arguments).await? {
+                printer.print(report)?;
+            }
+            Ok(())
+        }
         Command::All(_) => Ok(()),
     }
 }
 
-/// Every measurement with its defaults. A restart needs a broker of its own.
+/// Every measurement of one broker with its defaults. A restart needs a broker of its own.
 fn all(setting: &Setting) -> Vec<Command> {
     let load = LoadArguments {
         setting: setting.clone(),

@@ -62,7 +62,7 @@ impl Team {
         Ok(published)
     }
 
-    async fn publish(&mut self, until: Until, bar: &ProgressBar) -> Result<Published> {
+    async fn publish(&mut self, until: Until<'_>, bar: &ProgressBar) -> Result<Published> {
         let (load, batch) = (&self.load, self.load.shape.batch);
         let each = |rate: u64| rate / load.connections as u64;
         let pace = load.rate.map(|rate| Pace::start(each(rate).max(1), batch));
