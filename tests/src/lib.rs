@@ -15,6 +15,7 @@
 //! | [`proxy`] | a link between brokers that can be slow, cut and noisy |
 //! | [`regions`] | brokers of several regions, linked through proxies |
 //! | [`condition`] | waiting for something to come true |
+//! | [`sim`] | whole brokers under a simulation, with virtual time |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -27,6 +28,7 @@ pub mod home;
 pub mod http;
 pub mod proxy;
 pub mod regions;
+pub mod sim;
 pub mod wire;
 
 use std::path::{Path, PathBuf};

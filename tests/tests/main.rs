@@ -16,6 +16,7 @@
 //! | `real_data` | that the demo's data is what the source files say |
 //! | `regions` | that brokers of several regions all take writes and end with the same |
 //! | `residency` | that payloads of streams that name regions are nowhere else |
+//! | `simulator` | that nothing is lost, doubled or unequal, whatever goes wrong, in virtual time |
 //! | `stopping` | that a broker that is asked to stop leaves nothing in doubt |
 //! | `subscriptions` | where they start, what they select, how they go on |
 //! | `tables` | what reads see, and what becomes of rows |
@@ -39,6 +40,7 @@ mod python;
 mod real_data;
 mod regions;
 mod residency;
+mod simulator;
 mod stopping;
 mod subscriptions;
 mod tables;

@@ -162,11 +162,12 @@ impl Peers {
                 Some(relay) => {
                     self.relays.insert(broker, relay);
                 }
-                // Nobody has more. Who was asked stays asked, if it is still there.
+                // Nobody has more. Who was asked stays asked, if it is still there; else whoever
+                // has as much: what a broker reports comes from whom its frames are asked of.
                 None => {
                     let there = current.is_some_and(|relay| self.reachable.contains_key(relay));
-                    if !there {
-                        self.relays.remove(&broker);
+                    if !there && let Some(relay) = self.relay_of(broker, &VersionVector::EMPTY) {
+                        self.relays.insert(broker, relay);
                     }
                 }
             }
@@ -242,6 +243,17 @@ mod tests {
         peers.reach(BrokerId::new(4), holds(&[(4, 1, 3)]));
         assert_eq!(of(&peers.asks(&held), 2), [2, 3]);
         assert_eq!(of(&peers.asks(&held), 4), [4]);
+    }
+
+    /// What it reports would not come otherwise.
+    #[test]
+    fn frames_to_come_are_asked_for_though_none_is_lacking() {
+        let mut peers = Peers::default();
+        peers.reach(BrokerId::new(2), holds(&[(2, 1, 9), (3, 1, 7)]));
+        let asks = peers.asks(&holds(&[(2, 1, 9), (3, 1, 7)]));
+        assert_eq!(of(&asks, 2), [2, 3]);
+        peers.lose(BrokerId::new(2));
+        assert!(peers.asks(&VersionVector::EMPTY).is_empty());
     }
 
     #[test]

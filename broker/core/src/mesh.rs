@@ -85,6 +85,10 @@ impl Mesh {
     fn meet(&mut self, broker: BrokerId) {
         if broker != self.own && !self.left.contains(&broker) && self.met.insert(broker) {
             self.stability.join(broker);
+            // A relay may have told what it holds before any frame of it came. It may not say so again.
+            if let Some(report) = self.reports.get(&broker) {
+                self.stability.hear(report.clone());
+            }
         }
     }
 
@@ -304,6 +308,14 @@ mod tests {
         mesh.hear(report(3, &[(1, 2), (3, 1)], 25));
         assert_eq!(mesh.watermark(), HybridTimestamp::new(20));
         assert_eq!(mesh.stable().get(origin(1)), Sequence::new(2));
+    }
+
+    #[test]
+    fn what_a_broker_has_reported_before_its_first_frame_came_counts_then() {
+        let mut mesh = Mesh::new(BrokerId::new(1), region("a"), 1);
+        mesh.hear(report(2, &[(1, 3), (2, 1)], 20));
+        mesh.advance(report(1, &[(1, 3), (2, 1)], 20), &NOBODY);
+        assert_eq!(mesh.stable(), *mesh.applied());
     }
 
     #[test]

@@ -144,6 +144,12 @@ impl Foreign {
     pub fn header(&self) -> &FrameHeader {
         &self.header
     }
+
+    /// The header's bytes, as every broker stores them.
+    #[must_use]
+    pub fn header_bytes(&self) -> &Bytes {
+        &self.header_bytes
+    }
 }
 
 impl Sequencer {

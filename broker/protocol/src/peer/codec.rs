@@ -14,6 +14,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
 use super::{BadMessage, Heads, Hello, LENGTH_BYTES, PeerMessage};
 use crate::error::Code;
 
+/// Bytes of a message's checksum.
+const CRC_BYTES: usize = 4;
+
 const MAGIC: &[u8; 8] = b"ABPEER01";
 
 const HELLO: u8 = 1;
@@ -34,7 +37,7 @@ impl From<TryGetError> for BadMessage {
 /// Appends a message, its length in front.
 pub fn encode(message: &PeerMessage, out: &mut BytesMut) {
     let start = out.len();
-    out.put_u32_le(0);
+    out.put_u64_le(0);
     match message {
         PeerMessage::Hello(hello) => put_hello(hello, out),
         PeerMessage::Ask { ask, window } => {
@@ -81,8 +84,11 @@ pub fn encode(message: &PeerMessage, out: &mut BytesMut) {
             out.put_u64_le(from.get());
         }
     }
+    let body = start + LENGTH_BYTES + CRC_BYTES;
     let length = u32::try_from(out.len() - start - LENGTH_BYTES).expect("messages are bounded");
+    let crc = crc32c::crc32c(&out[body..]);
     out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+    out[start + LENGTH_BYTES..body].copy_from_slice(&crc.to_le_bytes());
 }
 
 fn put_hello(hello: &Hello, out: &mut BytesMut) {
@@ -132,6 +138,13 @@ fn put_length(out: &mut BytesMut, length: usize) {
 /// # Errors
 /// When they are something else.
 pub fn decode(mut bytes: Bytes) -> Result<PeerMessage, BadMessage> {
+    if bytes.try_get_u32_le()? != crc32c::crc32c(&bytes) {
+        return Err(BadMessage::Crc);
+    }
+    read(bytes)
+}
+
+fn read(mut bytes: Bytes) -> Result<PeerMessage, BadMessage> {
     let kind = bytes.try_get_u8()?;
     let message = match kind {
         HELLO => PeerMessage::Hello(read_hello(&mut bytes)?),
@@ -350,11 +363,21 @@ mod tests {
             let bytes = bytes_of(&message);
             assert_eq!(decode(bytes.clone()).unwrap(), message);
             let is_block = matches!(message, PeerMessage::Block { .. });
-            for length in (0..bytes.len()).filter(|_| !is_block) {
-                assert!(
-                    decode(bytes.slice(..length)).is_err(),
-                    "{message:?} {length}"
-                );
+            let body = bytes.slice(CRC_BYTES..);
+            for length in (0..body.len()).filter(|_| !is_block) {
+                assert!(read(body.slice(..length)).is_err(), "{message:?} {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_bit_that_is_flipped_in_any_message_is_noticed() {
+        for message in messages() {
+            let bytes = bytes_of(&message);
+            for bit in 0..bytes.len() * 8 {
+                let mut damaged = bytes.to_vec();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(decode(damaged.into()), Err(BadMessage::Crc), "{message:?}");
             }
         }
     }
@@ -397,15 +420,15 @@ mod tests {
         #[test]
         fn garbage_is_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = block::read(bytes.clone().into());
-            let _ = decode(bytes.into());
+            let _ = read(bytes.into());
         }
 
         #[test]
         fn a_damaged_message_never_panics(which in 0usize..8, at in any::<usize>(), to in any::<u8>()) {
-            let mut bytes = bytes_of(&messages()[which]).to_vec();
+            let mut bytes = bytes_of(&messages()[which])[CRC_BYTES..].to_vec();
             let at = at % bytes.len();
             bytes[at] = to;
-            let _ = decode(bytes.into());
+            let _ = read(bytes.into());
         }
     }
 }

@@ -364,7 +364,7 @@ impl Outgoing<'_> {
                 self.give_credit().await?;
                 self.report(&mut reported).await?;
                 while let Ok(told) = self.told.try_recv() {
-                    self.note(told);
+                    self.note(told, &mut heard);
                 }
                 continue;
             }
@@ -374,7 +374,7 @@ impl Outgoing<'_> {
                     let ask = asks.borrow_and_update().clone();
                     self.say(&PeerMessage::Ask { ask, window: self.window }).await?;
                 }
-                Some(told) = self.told.recv() => self.note(told),
+                Some(told) = self.told.recv() => self.note(told, &mut heard),
                 changed = durable.changed(), if may_ship => gone(changed)?,
                 changed = async {
                     tokio::time::sleep_until(next_report).await;
@@ -390,12 +390,14 @@ impl Outgoing<'_> {
         }
     }
 
-    fn note(&mut self, told: Told) {
+    fn note(&mut self, told: Told, heard: &mut watch::Receiver<u64>) {
         match told {
             Told::Credit(bytes) => self.left = self.left.saturating_add(bytes),
             Told::Wanted(Wanted { ask, window }) => {
                 self.position = self.running.shipping_from(&ask);
                 self.reports_of.clone_from(&ask.of);
+                // Reports of other brokers are wanted as well, though nothing may be new.
+                heard.mark_changed();
                 // What is on its way keeps its credit: it comes back as it would have.
                 if self.wanted.replace(ask).is_none() {
                     self.left = window;

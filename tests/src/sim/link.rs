@@ -1,0 +1,314 @@
+//! One end of a link: what the program's links say, and what they do with what they are told.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anabranch_core::exchange::Ask;
+use anabranch_core::id::{BrokerId, Position};
+use anabranch_core::stability::Report;
+use anabranch_protocol::peer::block::{self, Item};
+use anabranch_protocol::peer::{Hello, PeerMessage};
+use anabranch_storage::log::Shipped;
+use bytes::{Bytes, BytesMut};
+
+use super::agenda::{MS, Time};
+use super::broker::{Down, Request, Running, Ticket, id_of};
+use super::mutant::{self, Mutant};
+use super::verdict::Violation;
+
+/// Bytes that may be on their way. Small, so that links wait for credit.
+const WINDOW: u64 = 3000;
+
+/// Bytes of a block. Small, so that a frame is often alone.
+const BLOCK_BYTES: usize = 600;
+
+/// Reports go out no more often than this while nothing else does.
+const REPORT_EVERY: Time = 2 * MS;
+
+/// Who dialled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Dialled {
+    Here,
+    There,
+}
+
+/// An end of a link.
+#[derive(Debug)]
+pub(super) struct Side {
+    pub(super) peer: usize,
+    pub(super) dialled: Dialled,
+    /// What was said first.
+    hello: Hello,
+    seated: bool,
+    asks: Option<Ask>,
+    asked_anew: bool,
+    wanted: Option<Ask>,
+    /// Bytes that may still be sent.
+    left: u64,
+    position: Position,
+    reported: Vec<Report>,
+    heard: u64,
+    next_report: Time,
+    /// Credit that can go back.
+    pub(super) returned: Arc<AtomicU64>,
+}
+
+/// What becomes of a link after a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    GoesOn,
+    /// It is up; another link to the same broker is not needed any more.
+    Up(Option<u64>),
+    /// It ends here, since there is another one.
+    Duplicate,
+    Ends,
+}
+
+impl Side {
+    pub(super) fn new(peer: usize, dialled: Dialled, hello: Hello) -> Self {
+        Self {
+            peer,
+            dialled,
+            hello,
+            seated: false,
+            asks: None,
+            asked_anew: false,
+            wanted: None,
+            left: 0,
+            position: Position::default(),
+            reported: Vec::new(),
+            heard: 0,
+            next_report: 0,
+            returned: Arc::default(),
+        }
+    }
+
+    pub(super) fn is_seated(&self) -> bool {
+        self.seated
+    }
+
+    /// The peer is to be asked for this from now on.
+    pub(super) fn ask(&mut self, ask: Ask, again: bool) {
+        if again || self.asks.as_ref().is_none_or(|asked| asked.of != ask.of) {
+            self.asks = Some(ask);
+            self.asked_anew = true;
+        }
+    }
+
+    /// Says what there is to say, and when there may be more.
+    fn speak(
+        &mut self,
+        broker: &Running,
+        now: Time,
+        said: &mut Vec<PeerMessage>,
+    ) -> Result<Option<Time>, Down> {
+        if self.asked_anew
+            && let Some(ask) = self.asks.clone()
+        {
+            self.asked_anew = false;
+            said.push(PeerMessage::Ask {
+                ask,
+                window: WINDOW,
+            });
+        }
+        while self.left > 0 && self.position < broker.reader.next_position() {
+            let Some(ask) = self.wanted.clone() else {
+                break;
+            };
+            self.ship(broker, &ask, said)?;
+            self.give_credit(said);
+            self.report(broker, said);
+        }
+        self.give_credit(said);
+        if self.heard == broker.heard {
+            return Ok(None);
+        }
+        if now < self.next_report {
+            return Ok(Some(self.next_report));
+        }
+        self.next_report = now + REPORT_EVERY;
+        self.report(broker, said);
+        Ok(None)
+    }
+
+    fn ship(
+        &mut self,
+        broker: &Running,
+        ask: &Ask,
+        said: &mut Vec<PeerMessage>,
+    ) -> Result<(), Down> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let shipment = broker
+            .reader
+            .ship(self.position, ask, &|_| true, most.min(BLOCK_BYTES));
+        let shipment = shipment.map_err(|_| Down::Disk)?;
+        self.position = shipment.next;
+        let mut items = BytesMut::new();
+        for item in &shipment.items {
+            match item {
+                Shipped::Frame(commit) => block::put_frame(commit, &mut items),
+                Shipped::Gaps(gaps) => block::put_gaps(gaps, &mut items),
+            }
+        }
+        if !items.is_empty() {
+            let raw = u32::try_from(items.len()).expect("blocks are short");
+            self.left = self.left.saturating_sub(u64::from(raw));
+            said.push(PeerMessage::Block {
+                compressed: false,
+                raw,
+                items: items.freeze(),
+            });
+        }
+        Ok(())
+    }
+
+    fn give_credit(&mut self, said: &mut Vec<PeerMessage>) {
+        if self.returned.load(Ordering::Relaxed) >= WINDOW / 8 {
+            let returned = self.returned.swap(0, Ordering::Relaxed);
+            said.push(PeerMessage::Credit(returned));
+        }
+    }
+
+    fn report(&mut self, broker: &Running, said: &mut Vec<PeerMessage>) {
+        self.heard = broker.heard;
+        let of: BTreeSet<BrokerId> = self.wanted.iter().flat_map(|ask| ask.of.clone()).collect();
+        let reports = broker.mesh.reports(&of);
+        let fresh = reports
+            .iter()
+            .filter(|report| !self.reported.contains(report));
+        let fresh: Vec<_> = fresh.cloned().collect();
+        self.reported = reports;
+        if !fresh.is_empty() {
+            said.push(PeerMessage::Reports(fresh));
+        }
+    }
+}
+
+impl Running {
+    /// What an end of a link has to say now, and when it may have more.
+    pub(super) fn speak(
+        &mut self,
+        link: u64,
+        now: Time,
+    ) -> Result<(Vec<PeerMessage>, Option<Time>), Down> {
+        let mut said = Vec::new();
+        let Some(mut side) = self.sides.remove(&link) else {
+            return Ok((said, None));
+        };
+        let wake = match side.seated {
+            true => side.speak(self, now, &mut said),
+            false => Ok(None),
+        };
+        self.sides.insert(link, side);
+        Ok((said, wake?))
+    }
+
+    /// Takes a message in.
+    pub(super) fn hear(&mut self, link: u64, message: PeerMessage) -> Result<Then, Down> {
+        let Some(side) = self.sides.get_mut(&link) else {
+            return Ok(Then::GoesOn);
+        };
+        match message {
+            PeerMessage::Hello(_) if side.seated => return Ok(Then::Ends),
+            PeerMessage::Hello(hello) => return self.take_seat(link, &hello),
+            PeerMessage::Bye { .. } => return Ok(Then::Ends),
+            _ if !side.seated => return Ok(Then::Ends),
+            PeerMessage::Ask { ask, window } => {
+                side.position = self.reader.ship_from(&ask);
+                // Reports of other brokers are wanted as well, though nothing may be new.
+                side.heard = 0;
+                if side.wanted.replace(ask).is_none() {
+                    side.left = window;
+                }
+            }
+            PeerMessage::Credit(bytes) => side.left = side.left.saturating_add(bytes),
+            PeerMessage::Block { raw, items, .. } => return Ok(self.take_block(link, raw, items)),
+            PeerMessage::Reports(reports) => self.take_reports(reports),
+            PeerMessage::Ping | PeerMessage::Withheld(..) => {}
+        }
+        Ok(Then::GoesOn)
+    }
+
+    fn take_reports(&mut self, reports: Vec<Report>) {
+        for report in reports {
+            self.mesh.hear(match self.mutant {
+                Some(Mutant::EarlyReport) => mutant::without_own_frames(report),
+                _ => report,
+            });
+        }
+        self.ask_anew();
+        self.settle();
+    }
+
+    fn take_block(&mut self, link: u64, raw: u32, items: Bytes) -> Then {
+        if items.len() != raw as usize {
+            return Then::Ends;
+        }
+        let Ok(items) = block::read(items) else {
+            return Then::Ends;
+        };
+        let Some(side) = self.sides.get(&link) else {
+            return Then::GoesOn;
+        };
+        let returned = &side.returned;
+        let mut rest = u64::from(raw);
+        let mut taken = Vec::with_capacity(items.len());
+        for item in items {
+            let bytes = match &item {
+                Item::Frame(frame) => (frame.size() as u64).min(rest),
+                Item::Gaps(_) => 0,
+            };
+            rest -= bytes;
+            let ticket = Ticket {
+                bytes,
+                returned: Arc::clone(returned),
+                frame: None,
+            };
+            taken.push((item, ticket));
+        }
+        returned.fetch_add(rest, Ordering::Relaxed);
+        self.inbox.push_back(Request::Foreign(taken));
+        Then::GoesOn
+    }
+
+    /// Of two links between the same brokers, the one that the smaller id dialled stays.
+    fn take_seat(&mut self, link: u64, hello: &Hello) -> Result<Then, Down> {
+        let own = id_of(self.at);
+        let Some(side) = self.sides.get(&link) else {
+            return Ok(Then::GoesOn);
+        };
+        let (peer, dialled) = (hello.origin.broker, side.dialled);
+        if let Some(origin) = hello.fork(&side.hello.heads) {
+            let what = format!("{origin} has two histories");
+            return Err(Down::Wrong(Violation(what)));
+        }
+        let held = self.linked().get(&side.peer).copied();
+        let kept = held.and_then(|number| self.sides.get(&number));
+        if let Some(kept) = kept
+            && kept.dialled != dialled
+            && (kept.dialled == Dialled::Here) == (own < peer)
+        {
+            return Ok(Then::Duplicate);
+        }
+        if let Some(side) = self.sides.get_mut(&link) {
+            side.seated = true;
+        }
+        if let Some(replaced) = held {
+            self.sides.remove(&replaced);
+        }
+        self.mesh.link(peer, hello.region.clone(), hello.vector());
+        self.ask_anew();
+        Ok(Then::Up(held))
+    }
+
+    /// An end of a link is gone. Whose it was.
+    pub(super) fn lose(&mut self, link: u64) -> Option<Side> {
+        let side = self.sides.remove(&link)?;
+        if side.seated {
+            self.mesh.unlink(id_of(side.peer));
+            self.ask_anew();
+        }
+        Some(side)
+    }
+}
