@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anabranch_protocol::peer::block::{self, Item};
 use anabranch_protocol::peer::{LENGTH_BYTES, PeerMessage, decode};
+use anabranch_tests::broker::command;
 use anabranch_tests::condition::eventually;
 use anabranch_tests::proxy::Weather;
 use anabranch_tests::regions::Regions;
@@ -105,6 +106,33 @@ fn blocks(mut carried: &[u8]) -> Vec<Bytes> {
     blocks
 }
 
+/// The command says where it is kept, as another one does.
+fn create_by_command(regions: &Regions, name: &str, kept_in: &str) {
+    let run = |arguments: &[&str]| {
+        let address = regions.broker(0).address();
+        let mut command = command();
+        command.args(arguments);
+        command.env("ANABRANCH_SERVER", format!("http://{address}"));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            said.contains("r0, r1") || said.contains(r#"["r0","r1"]"#),
+            "{said}"
+        );
+    };
+    run(&[
+        "stream",
+        "create",
+        name,
+        "--merge",
+        "lww",
+        "--regions",
+        kept_in,
+    ]);
+    run(&["stream", "show", name, "--json"]);
+}
+
 struct Scene {
     regions: Regions,
     secrets: Secrets,
@@ -124,8 +152,9 @@ impl Scene {
         }
         regions.linked().await;
         let kept_in = json!(["r1", "r0"]);
+        create_by_command(&regions, "rows", "r1,r0");
+        regions.know("rows").await;
         for definition in [
-            json!({"name": "rows", "merge": "lww", "regions": kept_in}),
             json!({"name": "events", "merge": "append", "partitions": 2, "regions": kept_in}),
             json!({"name": "open", "merge": "lww"}),
         ] {

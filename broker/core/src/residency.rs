@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(outgoing("a", "b", &whole), "++-");
         assert_eq!(outgoing("a", "d", &whole), "+--");
         // As b holds it.
-        let mut stub = whole.clone();
+        let mut stub = whole;
         stub.parts[2].batch = None;
         assert_eq!(outgoing("b", "b", &stub), "++-");
         assert_eq!(outgoing("b", "d", &stub), "+--");
@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(incoming("a", "d", &whole), "+++");
         assert_eq!(incoming("b", "a", &whole), "++-");
         assert_eq!(incoming("d", "a", &whole), "+--");
-        let mut stub = whole.clone();
+        let mut stub = whole;
         stub.parts[2].batch = None;
         assert_eq!(incoming("a", "b", &stub), "withheld");
         assert_eq!(incoming("c", "d", &stub), "withheld");

@@ -130,6 +130,7 @@ codes! {
     DataDirInUse       "AB7001" 500 final "data directory in use"
     NewerFormat        "AB7002" 500 final "data directory of a newer format"
     DataDirOtherCluster "AB7003" 500 final "data directory of another cluster"
+    DataDirOtherRegion "AB7004" 500 final "data directory of another region"
     UnknownConfigKey   "AB7101" 500 final "unknown configuration key"
     BadConfigValue     "AB7102" 500 final "bad configuration value"
     AddressInUse       "AB7201" 500 final "address in use"

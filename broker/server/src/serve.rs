@@ -58,6 +58,7 @@ fn start_code(error: &StartError) -> &'static str {
         StartError::DataDir(DataDirError::InUse { .. }) => "AB7001 ",
         StartError::DataDir(DataDirError::NewerFormat { .. }) => "AB7002 ",
         StartError::DataDir(DataDirError::OtherCluster { .. }) => "AB7003 ",
+        StartError::OtherRegion { .. } => "AB7004 ",
         StartError::Log(OpenError::Damaged { .. } | OpenError::Missing { .. }) => "AB5101 ",
         StartError::Log(OpenError::NewerFormat { .. }) => "AB7002 ",
         _ => "AB5001 ",

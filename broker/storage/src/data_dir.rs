@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/lock     held while a broker runs; says its process id
 //! DIR/format   what the directory is: format version, cluster, broker
+//! DIR/region   where its broker stands
 //! DIR/mark     how far the log is durable        (see `log::mark`)
 //! DIR/ballast  room for when there is none        (see `ballast`)
 //! DIR/witness  what a copy does not share        (see `log::mark`)
@@ -15,7 +16,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use anabranch_core::id::{BrokerId, ClusterId};
+use anabranch_core::id::{BrokerId, ClusterId, RegionName};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::disk::{RealDisk, read_small, replace};
@@ -74,7 +75,7 @@ pub enum DataDirError {
     },
     /// The format file cannot be understood.
     #[error(
-        "{path} is damaged: {what}; restore it from a backup: it names the broker that wrote the log"
+        "{path} is damaged: {what}; restore it from a backup: it says which broker wrote the log, and where"
     )]
     Damaged {
         /// The file.
@@ -152,6 +153,37 @@ impl DataDir {
             identity,
             _lock: lock,
         })
+    }
+
+    /// Where its broker stood the last time, if that was written down.
+    ///
+    /// # Errors
+    /// When it is damaged or out of reach.
+    pub fn region(&self) -> Result<Option<RegionName>, DataDirError> {
+        let path = self.path.join("region");
+        let content = read_small(&RealDisk, &path, MOST_FORMAT_BYTES)
+            .map_err(|source| failed("read", &path, source))?;
+        let Some(content) = content else {
+            return Ok(None);
+        };
+        let text = String::from_utf8_lossy(&content);
+        match RegionName::parse(text.trim_end()) {
+            Ok(region) => Ok(Some(region)),
+            Err(_) => Err(DataDirError::Damaged {
+                path,
+                what: "it names no region",
+            }),
+        }
+    }
+
+    /// Writes down where its broker stands.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn note_region(&self, region: &RegionName) -> Result<(), DataDirError> {
+        let path = self.path.join("region");
+        replace(&RealDisk, &path, format!("{region}\n").as_bytes())
+            .map_err(|source| failed("write", &path, source))
     }
 
     /// Whose directory it is.

@@ -75,6 +75,28 @@ async fn a_directory_of_another_cluster_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_directory_of_another_region_is_left_alone_where_that_would_matter() {
+    let home = Home::new();
+    let start = async |region: &str| match Broker::try_start(&home, &["--region", region]).await {
+        Ok(broker) => broker,
+        Err(ended) => panic!("{}", ended.said),
+    };
+    let broker = start("a").await;
+    let kept = json!({"name": "kept", "regions": ["b", "c"]});
+    broker.create(kept).await;
+    broker.stop().await;
+    start("d").await.stop().await;
+    cannot_start(&home, &["--region", "b"], "AB7004").await;
+    let broker = start("a").await;
+    let http = broker.http();
+    let deleted = http.send("DELETE", "/v1/streams/kept", &[], "").await;
+    assert_eq!(deleted.status, 204, "{deleted:?}");
+    broker.stop().await;
+    // Others may still hold of it what is a stub here.
+    cannot_start(&home, &["--region", "b"], "AB7004").await;
+}
+
+#[tokio::test]
 async fn a_log_that_lacks_a_segment_is_left_alone() {
     let home = Home::new();
     let small = ["log.segment_bytes=1MiB"];

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 
 use anabranch_core::holding::Holding;
-use anabranch_core::id::{Origin, Position};
+use anabranch_core::id::{Origin, Position, RegionName};
 use anabranch_core::members::Members;
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
@@ -50,6 +50,20 @@ pub(crate) enum StartError {
     /// The tables.
     #[error(transparent)]
     Tables(#[from] TablesError),
+    /// It was in another region, which may hold other streams.
+    #[error(
+        "data directory {path} is of region {found}, and stream {stream:?} may be in one of {found} and {region} only: start the broker with --region {found}, or with an empty directory"
+    )]
+    OtherRegion {
+        /// The directory.
+        path: String,
+        /// Where it was.
+        found: RegionName,
+        /// Where it is to be.
+        region: RegionName,
+        /// A stream that differs.
+        stream: String,
+    },
     /// Finishing the deletion of streams.
     #[error(transparent)]
     Clean(#[from] CleanError),
@@ -87,9 +101,38 @@ pub(crate) fn start(node: &Arc<Node>, config: &Config) -> Result<Stopper, StartE
         open_tables(node, &data_dir, config, &opened.reader, expected.is_some())?;
     applier.read_history_with(history::of(opened.reader.clone()));
     replay(node, &opened.reader, &tables, &mut applier)?;
+    stay_in_region(node, &data_dir, &tables)?;
     let stopper = run(node, config, data_dir, opened, (tables, applier, expected))?;
     node.phase.send_replace(Phase::Ready);
     Ok(stopper)
+}
+
+/// What is in the directory was let in because of where the broker stood. Under another region's
+/// name, stubs would be taken for what retention has left, and payloads be where they may not.
+fn stay_in_region(node: &Node, data_dir: &DataDir, tables: &Tables) -> Result<(), StartError> {
+    let region = &node.info().region;
+    let found = data_dir.region()?;
+    if found.as_ref() == Some(region) {
+        return Ok(());
+    }
+    if let Some(found) = found {
+        let streams = tables.streams();
+        let mut restricted = streams.restricted();
+        let differs =
+            restricted.find(|(_, kept_in)| kept_in.contains(&found) != kept_in.contains(region));
+        if let Some((id, _)) = differs {
+            let name = streams
+                .get(id)
+                .map(|definition| definition.name.to_string());
+            return Err(StartError::OtherRegion {
+                path: data_dir.path().display().to_string(),
+                found,
+                region: region.clone(),
+                stream: name.unwrap_or_else(|| id.to_string()),
+            });
+        }
+    }
+    Ok(data_dir.note_region(region)?)
 }
 
 /// Log and tables write when they are opened. On a disk without a free byte the ballast makes room

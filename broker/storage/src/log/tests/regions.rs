@@ -337,11 +337,8 @@ fn an_empty_log_is_filled_from_one_that_begins_at_a_floor() {
         .collect(),
         ..ask
     };
-    let items = broker
-        .reader
-        .ship(position(5), &some, &|_| true, 1)
-        .unwrap()
-        .items;
+    let shipment = broker.reader.ship(position(5), &some, &|_| true, 1);
+    let items = shipment.unwrap().items;
     let Some(Shipped::Gaps(rest)) = items.first() else {
         panic!("{items:?}")
     };

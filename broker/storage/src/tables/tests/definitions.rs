@@ -8,7 +8,9 @@ use std::sync::Arc;
 use anabranch_core::batch::{Batch, Compression};
 use anabranch_core::definition;
 use anabranch_core::frame::Commit;
-use anabranch_core::id::{BrokerId, Epoch, Origin, PartitionId, Position, StreamId, StreamName};
+use anabranch_core::id::{
+    BrokerId, Epoch, Origin, PartitionId, Position, RegionName, StreamId, StreamName,
+};
 use anabranch_core::lww::Row;
 use anabranch_core::sequencer::{Foreign, Publish, Sequencer};
 use anabranch_core::stability::Stability;
@@ -138,6 +140,10 @@ impl Replica {
     }
 }
 
+fn region(name: &str) -> RegionName {
+    RegionName::parse(name).unwrap()
+}
+
 fn definition(rng: &mut Rng, name: &str, generation: u32) -> StreamDefinition {
     let merge = match rng.bool() {
         true => MergeMode::Lww,
@@ -146,6 +152,11 @@ fn definition(rng: &mut Rng, name: &str, generation: u32) -> StreamDefinition {
     let mut definition = StreamDefinition {
         generation,
         partitions: rng.u16(1..4),
+        regions: match rng.u8(..4) {
+            0 => Some(["x"].map(region).to_vec()),
+            1 => Some(["x", "y"].map(region).to_vec()),
+            _ => None,
+        },
         ..StreamDefinition::new(StreamName::parse(name).unwrap(), merge)
     };
     definition.retention.max_bytes = Some(rng.u64(1..9));
@@ -199,11 +210,11 @@ fn settle(replicas: &mut [Replica]) {
     replicas.iter_mut().for_each(Replica::apply);
 }
 
-/// How often a stream turned out to merge otherwise.
-fn run(seed: u64) -> usize {
+/// How often a stream turned out to merge otherwise, and to be another one, with other regions.
+fn run(seed: u64) -> (usize, usize) {
     let mut rng = Rng::with_seed(seed);
     let mut replicas: Vec<_> = (0..BROKERS).map(Replica::new).collect();
-    let mut changes = 0;
+    let (mut changes, mut replaced) = (0, 0);
     for now in 2..150 {
         let at = rng.usize(..BROKERS);
         let before = replicas[at].tables.streams();
@@ -227,6 +238,7 @@ fn run(seed: u64) -> usize {
             .iter()
             .filter(|b| after.get(b.id()).is_some_and(|a| a.merge != b.merge))
             .count();
+        replaced += before.iter().filter(|b| after.is_displaced(b.id())).count();
     }
     settle(&mut replicas);
     let (streams, rows) = (replicas[0].tables.streams(), replicas[0].rows());
@@ -237,14 +249,15 @@ fn run(seed: u64) -> usize {
         assert_eq!(replica.tables.streams(), streams, "seed {seed}");
         assert_eq!(replica.rows(), rows, "seed {seed}");
     }
-    changes
+    (changes, replaced)
 }
 
 #[test]
 fn definitions_and_rows_end_the_same_whatever_regions_do_with_streams_at_once() {
-    let changes: usize = (0..40).map(run).sum();
+    let found = (0..40).map(run);
+    let (changes, replaced) = found.fold((0, 0), |sum, run| (sum.0 + run.0, sum.1 + run.1));
     assert!(
-        changes > 20,
-        "{changes} streams turned out to merge otherwise"
+        changes > 20 && replaced > 20,
+        "{changes} streams turned out to merge otherwise, {replaced} to be others"
     );
 }
