@@ -75,6 +75,13 @@ impl Peers {
         }
     }
 
+    /// Whether a peer cannot ship what is not held yet.
+    #[must_use]
+    pub fn is_withheld(&self, held: &VersionVector) -> bool {
+        let mut withheld = self.withheld.iter();
+        withheld.any(|((_, origin), from)| held.get(*origin) < *from)
+    }
+
     /// What a peer can ship of what it holds.
     fn ships(&self, peer: BrokerId) -> VersionVector {
         let Some(holds) = self.reachable.get(&peer) else {
@@ -297,6 +304,7 @@ mod tests {
             epoch: Epoch::new(epoch),
         };
         peers.withhold(BrokerId::new(2), nine(1), Sequence::new(7));
+        assert!(peers.is_withheld(&held) && !peers.is_withheld(&all));
         // It still has the one before.
         assert_eq!(of(&peers.asks(&held), 2), [2, 9]);
         held = holds(&[(9, 1, 6)]);

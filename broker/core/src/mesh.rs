@@ -158,6 +158,12 @@ impl Mesh {
         self.peers.withhold(peer, origin, from);
     }
 
+    /// Whether a linked peer withholds what is not here yet.
+    #[must_use]
+    pub fn is_withheld(&self) -> bool {
+        self.peers.is_withheld(self.stability.applied())
+    }
+
     /// What to ask each linked peer for.
     #[must_use]
     pub fn asks(&mut self) -> BTreeMap<BrokerId, Ask> {

@@ -339,7 +339,16 @@ impl Regions {
         tracing::info!(%peer, %origin, %from, "a peer may not hold a part of what it was asked for");
         let mut state = self.state.lock();
         state.mesh.withhold(peer, origin, from);
+        if state.only.as_ref().is_some_and(|(only, _)| *only == peer) {
+            // It cannot ship all, as it turns out.
+            state.only = None;
+        }
         state.ask_anew();
+    }
+
+    /// Whether a peer holds a stub where this broker lacks what it may hold.
+    pub(super) fn is_withheld(&self) -> bool {
+        self.state.lock().mesh.is_withheld()
     }
 
     fn note_change(&self) {

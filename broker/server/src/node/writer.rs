@@ -317,8 +317,33 @@ impl Writer {
         }
     }
 
+    /// Lets go of frames that wait, if nothing has moved for too long.
+    fn has_given_up(&mut self) -> bool {
+        if self.moved.elapsed() <= STALLED {
+            return false;
+        }
+        // What a relay may not pass on comes with the link that is cut, and not before.
+        let patience = match self.regions.is_withheld() {
+            true => STALLED * 15,
+            false => STALLED,
+        };
+        let (sequencer, now) = (&self.sequencer, wall_clock_ms());
+        if self.moved.elapsed() <= patience || !self.holding.is_stuck(sequencer, now) {
+            return false;
+        }
+        // Those that wait take up their links' credit, so that what they wait for cannot come.
+        self.holding.clear();
+        self.regions.ask_one();
+        true
+    }
+
     /// Takes over the frames that wait for nothing any more, after the group's own ones.
     fn take_over(&mut self, mut log_bytes: usize, gathered: &mut Gathered) -> Result<(), Stopped> {
+        gathered.more_held = false;
+        if self.holding.is_empty() || self.has_given_up() {
+            self.moved = Instant::now();
+            return Ok(());
+        }
         let Self {
             sequencer,
             log,
@@ -327,18 +352,6 @@ impl Writer {
             residents,
             ..
         } = self;
-        gathered.more_held = false;
-        if holding.is_empty() {
-            self.moved = Instant::now();
-            return Ok(());
-        }
-        if self.moved.elapsed() > STALLED && holding.is_stuck(sequencer, wall_clock_ms()) {
-            // Those that wait take up their links' credit, so that what they wait for cannot come.
-            holding.clear();
-            regions.ask_one();
-            self.moved = Instant::now();
-            return Ok(());
-        }
         log_bytes += sequencer.context_bytes();
         log_bytes += holding.gaps().map(most_gap_bytes).sum::<usize>();
         log.make_room(log_bytes)?;
