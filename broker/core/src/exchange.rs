@@ -4,6 +4,7 @@
 //! of the peers that have more of them: they are relayed. A peer that may not hold what is asked for
 //! says where it has to stop, and is not asked for what is behind until that came from elsewhere.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::frame::FrameHeader;
@@ -83,12 +84,12 @@ impl Peers {
     }
 
     /// What a peer can ship of what it holds.
-    fn ships(&self, peer: BrokerId) -> VersionVector {
+    fn ships(&self, peer: BrokerId) -> Cow<'_, VersionVector> {
         let Some(holds) = self.reachable.get(&peer) else {
-            return VersionVector::EMPTY;
+            return Cow::Owned(VersionVector::EMPTY);
         };
         if self.withheld.is_empty() {
-            return holds.clone();
+            return Cow::Borrowed(holds);
         }
         let ships = |(origin, sequence): (Origin, Sequence)| {
             let stops = self.withheld.iter();
@@ -106,7 +107,7 @@ impl Peers {
                 .map_or(sequence, |most| most.min(sequence));
             (most > Sequence::NONE).then_some((origin, most))
         };
-        holds.iter().filter_map(ships).collect()
+        Cow::Owned(holds.iter().filter_map(ships).collect())
     }
 
     /// What to ask each reachable peer for. Each broker's frames are asked of one peer only.
