@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use anabranch_core::batch::{Batch, Records};
+use anabranch_core::cursor::Order;
 use anabranch_protocol::ws::{
     ClientMessage, Deliver, Format, KeyFilter, Part, PartPayload, ServerMessage, Subscribe,
     SubscriptionId,
@@ -50,6 +51,7 @@ impl Subscriber {
             partitions: Vec::new(),
             keys: KeyFilter::All,
             from: Some("latest".into()),
+            order: Order::Local,
             format: match format {
                 cli::Format::Batch => Format::Batch,
                 cli::Format::Records => Format::Records,

@@ -52,6 +52,7 @@ pub use stream::{Read, ReadOptions, RowRange, RowValue, Rows, StreamHandle};
 pub use subscription::{Event, SubscribeOptions, Subscription, Watch};
 
 pub use anabranch_core::batch::Operation;
+pub use anabranch_core::cursor::Order;
 pub use anabranch_core::id::{Dot, Offset, PartitionId, StreamName};
 pub use anabranch_core::stream::{MergeMode, Retention, StreamDefinition};
 pub use anabranch_protocol::codec::Codec;

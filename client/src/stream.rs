@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::cursor::Order;
 use anabranch_protocol::http::{PublishAnswer, RecordsPage, RowsPage, StreamInfo, TOKEN_HEADER};
 use anabranch_protocol::position::From;
 use anabranch_protocol::record::Record;
@@ -229,7 +230,7 @@ impl StreamHandle {
     ) -> Result<Subscription, Error> {
         let (address, connect) = (self.client.address.clone(), self.client.connect.clone());
         let from = match from {
-            From::Latest => self.end().await?,
+            From::Latest => self.end(options.order).await?,
             other => other,
         };
         Subscription::open(address, connect, self.name.to_string(), from, options).await
@@ -237,9 +238,9 @@ impl StreamHandle {
 
     /// The end of the stream as a cursor, so that a subscription from there misses nothing should it
     /// lose its connection before its first record.
-    async fn end(&self) -> Result<From, Error> {
-        let name = encoded(self.name.as_bytes());
-        let path = format!("/v1/streams/{name}/records?from=latest&limit=1");
+    async fn end(&self, order: Order) -> Result<From, Error> {
+        let (name, order) = (encoded(self.name.as_bytes()), order.as_str());
+        let path = format!("/v1/streams/{name}/records?from=latest&limit=1&order={order}");
         let answer = self.client.http.ask(Call::new(Method::GET, path)).await?;
         let page: RecordsPage = answer.json()?;
         Ok(From::Cursor(page.cursor))

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use anabranch_core::cursor::Order;
 use anabranch_core::id::PartitionId;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::position::From;
@@ -30,6 +31,9 @@ pub struct SubscribeOptions {
     pub partitions: Vec<u16>,
     /// Only these keys.
     pub keys: KeyFilter<'static>,
+    /// In the order of the broker's log, or in the one that is the same in every region. The latter
+    /// waits for regions that are silent, and has no table to begin with.
+    pub order: Order,
     /// Bytes that the broker may send ahead of what has been processed. This much may be held in
     /// memory.
     pub credit_bytes: u64,
@@ -45,6 +49,7 @@ impl Default for SubscribeOptions {
         Self {
             partitions: Vec::new(),
             keys: KeyFilter::All,
+            order: Order::Local,
             // A few frames of a full log write ahead keep the broker from waiting for us.
             credit_bytes: 8 * 1024 * 1024,
             give_up_after: Duration::from_secs(120),
@@ -206,6 +211,7 @@ impl Subscription {
             partitions: partitions.map(|&n| PartitionId::new(n)).collect(),
             keys: self.options.keys.clone(),
             from: Some(self.progress.from.to_string().into()),
+            order: self.options.order,
             format: match self.options.keys {
                 // Whole batches cost the broker nothing; with a filter, most of one may be unwanted.
                 KeyFilter::All => Format::Batch,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use anabranch_core::cursor::Order;
 use anabranch_core::id::PartitionId;
 use anabranch_protocol::codec::{Codec, FrameKind};
 use anabranch_protocol::error::Code;
@@ -301,6 +302,7 @@ pub fn subscribe<'a>(subscription: u32, stream: &'a str, from: &'a str) -> Subsc
         partitions: Vec::new(),
         keys: KeyFilter::All,
         from: Some(from.into()),
+        order: Order::Local,
         format: Format::Records,
         credit: 1 << 40,
     }

@@ -12,6 +12,7 @@
 //! | `guides` | that the guides do what they say |
 //! | `membership` | that brokers join, are parked and removed, and nothing comes back that was deleted |
 //! | `openapi` | that the description of the HTTP interface is true |
+//! | `ordering` | that the order of all records is the same in every region |
 //! | `python` | a client in another language, from the protocol's description |
 //! | `real_data` | that the demo's data is what the source files say |
 //! | `regions` | that brokers of several regions all take writes and end with the same |
@@ -36,6 +37,7 @@ mod guides;
 mod hopping;
 mod membership;
 mod openapi;
+mod ordering;
 mod python;
 mod real_data;
 mod regions;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use bytes::BufMut;
 
+use crate::clock::HybridTimestamp;
 use crate::id::{BrokerId, ClusterId, Epoch, Origin, Sequence};
 use crate::vector::{BadVector, VersionVector, decode_text, encode_text, malformed};
 use crate::wire::{Malformed, Reader, put_varint};
@@ -17,12 +18,48 @@ use crate::wire::{Malformed, Reader, put_varint};
 /// First byte of a cursor between frames. In base64 all of them begin with a `Y`.
 const BETWEEN: u8 = b'c';
 
+/// First byte of a cursor of the order of all.
+const OF_TOTAL: u8 = b'a';
+
 /// First byte of a cursor that says of which frames a part was given.
 const WITHIN: u8 = b'b';
+
+/// In which order a subscription is given records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Order {
+    /// In that of the broker's log: each follows all that its writer had seen. Waits for nobody.
+    #[default]
+    Local,
+    /// In the one that is the same in every region, see [`crate::total`]. Waits for silent regions.
+    Total,
+}
+
+impl Order {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Total => "total",
+        }
+    }
+
+    /// The order with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Local, Self::Total]
+            .into_iter()
+            .find(|order| order.as_str() == name)
+    }
+}
 
 /// What a subscription was given.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Cursor {
+    /// In which order.
+    pub order: Order,
+    /// Of the order of all: nothing stamped at or below this is wanted.
+    pub after: HybridTimestamp,
     /// Frames given whole.
     pub seen: VersionVector,
     /// Of the frame that follows those of this origin, so many records were given, from its first.
@@ -33,19 +70,24 @@ impl Cursor {
     /// After these frames, and inside none.
     #[must_use]
     pub fn after(seen: VersionVector) -> Self {
-        let begun = BTreeMap::new();
-        Self { seen, begun }
+        Self {
+            seen,
+            ..Self::default()
+        }
     }
 
     /// The opaque text.
     #[must_use]
     pub fn encode(&self, cluster: ClusterId) -> String {
         let mut fields = Vec::with_capacity(self.seen.encoded_bytes());
-        let kind = if self.begun.is_empty() {
-            BETWEEN
-        } else {
-            WITHIN
+        let kind = match (self.order, self.begun.is_empty()) {
+            (Order::Local, true) => BETWEEN,
+            (Order::Local, false) => WITHIN,
+            (Order::Total, _) => OF_TOTAL,
         };
+        if self.order == Order::Total {
+            put_varint(&mut fields, self.after.get());
+        }
         put_varint(&mut fields, self.begun.len() as u64);
         for (origin, &records) in &self.begun {
             fields.put_u64_le(origin.broker.get());
@@ -62,16 +104,26 @@ impl Cursor {
     /// When it is malformed or of another cluster.
     pub fn decode(text: &str, cluster: ClusterId) -> Result<Self, BadVector> {
         let (kind, fields) = decode_text(text, cluster)?;
-        let cursor = Self::read(&fields).ok().filter(|cursor| match kind {
+        let order = match kind {
+            OF_TOTAL => Order::Total,
+            _ => Order::Local,
+        };
+        let cursor = Self::read(order, &fields).ok();
+        let cursor = cursor.filter(|cursor| match kind {
             BETWEEN => cursor.begun.is_empty(),
             WITHIN => !cursor.begun.is_empty(),
+            OF_TOTAL => true,
             _ => false,
         });
         cursor.ok_or_else(|| malformed(text))
     }
 
-    fn read(fields: &[u8]) -> Result<Self, Malformed> {
+    fn read(order: Order, fields: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(fields);
+        let after = match order {
+            Order::Local => HybridTimestamp::ZERO,
+            Order::Total => HybridTimestamp::new(reader.varint()?),
+        };
         let mut begun = BTreeMap::new();
         for _ in 0..reader.varint()? {
             let broker = BrokerId::new(reader.u64()?);
@@ -89,7 +141,12 @@ impl Cursor {
         }
         let seen = VersionVector::read(&mut reader)?;
         match reader.is_empty() {
-            true => Ok(Self { seen, begun }),
+            true => Ok(Self {
+                order,
+                after,
+                seen,
+                begun,
+            }),
             false => Err(Malformed),
         }
     }
@@ -161,10 +218,12 @@ impl Resumed {
         seen.merge(&self.seen);
         let begun = self.begun.iter();
         let begun = begun.filter(|&(&origin, begun)| !seen.contains(origin, begun.sequence));
-        let begun = begun.map(|(&origin, begun)| (origin, begun.records));
+        let begun = begun
+            .map(|(&origin, begun)| (origin, begun.records))
+            .collect();
         Cursor {
-            begun: begun.collect(),
-            seen,
+            begun,
+            ..Cursor::after(seen)
         }
     }
 }

@@ -73,6 +73,12 @@ impl Sequence {
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
+
+    /// The sequence before this one; of the first it is [`Sequence::NONE`].
+    #[must_use]
+    pub fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
 }
 
 impl Offset {

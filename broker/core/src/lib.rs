@@ -24,6 +24,7 @@
 //! | [`mesh`] | the brokers of all regions as one of them knows them |
 //! | [`members`] | which brokers belong to the cluster, as the log says |
 //! | [`lag`] | how far somebody is behind, in time and bytes |
+//! | [`total`] | one order of all records, the same in every region |
 //! | [`lww`] | rows where the last writer wins |
 //! | [`limits`] | every limit, with its reason |
 
@@ -49,6 +50,7 @@ pub mod residency;
 pub mod sequencer;
 pub mod stability;
 pub mod stream;
+pub mod total;
 pub mod vector;
 
 mod wire;

@@ -22,7 +22,7 @@ use bytes::Bytes;
 
 pub use build::{BatchBuilder, NewRecord};
 pub use compression::Compression;
-pub use records::{Headers, Operation, Record, Records};
+pub use records::{Headers, Operation, Record, Records, Walk};
 
 use crate::id::Offset;
 use crate::limits::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS};

@@ -137,8 +137,15 @@ impl Records {
 
     /// Walks over the records. After an error the walk ends.
     pub fn iter(&self) -> Walk<'_> {
+        self.iter_from(0)
+    }
+
+    /// Walks over the records from a place on that [`Walk::place`] has told.
+    pub fn iter_from(&self, place: usize) -> Walk<'_> {
+        let rest = self.bytes.get(place..).unwrap_or_default();
         Walk {
-            reader: Reader::new(&self.bytes),
+            reader: Reader::new(rest),
+            length: self.bytes.len(),
             base_timestamp: self.base_timestamp,
             index: 0,
         }
@@ -177,8 +184,18 @@ impl Records {
 /// Iterator over the records of a batch.
 pub struct Walk<'a> {
     reader: Reader<'a>,
+    /// Of all records.
+    length: usize,
     base_timestamp: i64,
     index: u32,
+}
+
+impl Walk<'_> {
+    /// Where the next record begins.
+    #[must_use]
+    pub fn place(&self) -> usize {
+        self.length - self.reader.remaining()
+    }
 }
 
 impl<'a> Iterator for Walk<'a> {

@@ -24,7 +24,13 @@ fn vectors() -> impl Strategy<Value = VersionVector> {
 
 fn cursors() -> impl Strategy<Value = Cursor> {
     let begun = prop::collection::btree_map(0usize..5, 1u32.., 0..3);
-    (vectors(), begun).prop_map(|(seen, begun)| Cursor {
+    let order = prop::sample::select(&[Order::Local, Order::Total][..]);
+    (order, any::<u64>(), vectors(), begun).prop_map(|(order, after, seen, begun)| Cursor {
+        order,
+        after: match order {
+            Order::Local => HybridTimestamp::ZERO,
+            Order::Total => HybridTimestamp::new(after),
+        },
         seen,
         begun: begun.into_iter().map(|(r, n)| (origin(r), n)).collect(),
     })

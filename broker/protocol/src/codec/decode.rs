@@ -86,6 +86,7 @@ fn client_field<'a>(
         Field::Key => fields.key = optional(reader, Reader::bin, at)?.map(Cow::Borrowed),
         Field::Prefix => fields.prefix = optional(reader, Reader::bin, at)?.map(Cow::Borrowed),
         Field::From => fields.from = optional(reader, Reader::str, at)?.map(Cow::Borrowed),
+        Field::Order => fields.order = optional(reader, Reader::str, at)?.map(Cow::Borrowed),
         Field::Format => fields.format = optional(reader, Reader::str, at)?.map(Cow::Borrowed),
         Field::Credit => fields.credit = Some(reader.uint().at(at)?),
         Field::Bytes => fields.bytes = Some(reader.uint().at(at)?),

@@ -52,6 +52,8 @@ struct ClientForm<'a> {
     #[serde(borrow)]
     from: Option<Text<'a>>,
     #[serde(borrow)]
+    order: Option<Text<'a>>,
+    #[serde(borrow)]
     format: Option<Text<'a>>,
     credit: Option<u64>,
     bytes: Option<u64>,
@@ -106,6 +108,7 @@ fn client_fields(form: ClientForm<'_>) -> Result<ClientFields<'_>, Reason> {
         key: key_bytes(form.key, form.key_base64).map_err(value)?,
         prefix: key_bytes(form.prefix, form.prefix_base64).map_err(value)?,
         from: text(form.from),
+        order: text(form.order),
         format: text(form.format),
         credit: form.credit,
         bytes: form.bytes,
@@ -151,6 +154,7 @@ fn note_seen(fields: &mut ClientFields<'_>) {
         (Field::Key, fields.key.is_some()),
         (Field::Prefix, fields.prefix.is_some()),
         (Field::From, fields.from.is_some()),
+        (Field::Order, fields.order.is_some()),
         (Field::Format, fields.format.is_some()),
         (Field::Credit, fields.credit.is_some()),
         (Field::Bytes, fields.bytes.is_some()),

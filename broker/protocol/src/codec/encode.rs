@@ -1,6 +1,7 @@
 //! What each message looks like, whatever the encoding.
 
 use anabranch_core::batch::{self, Operation};
+use anabranch_core::cursor::Order;
 
 use super::form::Form;
 use super::stream::{ack_head, ack_row, deliver_head, part_head};
@@ -96,10 +97,12 @@ fn publish(form: &mut impl Form, message: &Publish<'_>) {
 }
 
 fn subscribe(form: &mut impl Form, message: &Subscribe<'_>) {
+    let total = message.order != Order::Local;
     let batch = message.format != Format::Records;
     let optional = usize::from(!message.partitions.is_empty())
         + usize::from(message.keys != KeyFilter::All)
         + usize::from(message.from.is_some())
+        + usize::from(total)
         + usize::from(batch);
     about(form, "subscribe", message.subscription, 2 + optional);
     form.named_str("stream", &message.stream);
@@ -117,6 +120,9 @@ fn subscribe(form: &mut impl Form, message: &Subscribe<'_>) {
         KeyFilter::Prefix(prefix) => form.key("prefix", "prefix_base64", prefix),
     }
     form.maybe_str("from", message.from.as_deref());
+    if total {
+        form.named_str("order", message.order.as_str());
+    }
     if batch {
         form.named_str("format", message.format.as_str());
     }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use anabranch_core::cursor::Order;
 use anabranch_core::id::PartitionId;
 use anabranch_core::producer::ProducerStamp;
 
@@ -58,6 +59,7 @@ fields! {
     Key "key" b"key"
     Prefix "prefix" b"prefix"
     From "from" b"from"
+    Order "order" b"order"
     Format "format" b"format"
     Credit "credit" b"credit"
     Bytes "bytes" b"bytes"
@@ -112,6 +114,7 @@ const SUBSCRIBE: Seen = Seen::of(&[
     Field::Key,
     Field::Prefix,
     Field::From,
+    Field::Order,
     Field::Format,
     Field::Credit,
 ]);
@@ -139,6 +142,7 @@ pub(super) struct ClientFields<'a> {
     pub(super) key: Option<Cow<'a, [u8]>>,
     pub(super) prefix: Option<Cow<'a, [u8]>>,
     pub(super) from: Option<Cow<'a, str>>,
+    pub(super) order: Option<Cow<'a, str>>,
     pub(super) format: Option<Cow<'a, str>>,
     pub(super) credit: Option<u64>,
     pub(super) bytes: Option<u64>,
@@ -248,6 +252,7 @@ impl<'a> ClientFields<'a> {
             partitions: self.partitions,
             keys,
             from: self.from,
+            order: named(self.order, Order::named, "order", "\"local\" or \"total\"")?,
             format: named(
                 self.format,
                 Format::named,

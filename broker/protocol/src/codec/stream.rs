@@ -1,6 +1,8 @@
 //! Encoders that write a message piece by piece, straight from what the broker has at hand.
 
-use anabranch_core::batch::{Batch, BatchError};
+use std::ops::Range;
+
+use anabranch_core::batch::{Batch, BatchError, Walk};
 use anabranch_core::id::{Offset, Origin, PartitionId, Sequence};
 
 use super::Codec;
@@ -144,22 +146,21 @@ impl DeliverEncoder {
         self.parts += 1;
     }
 
-    /// Adds a part as records, those that pass the filter and whose index in the frame is at least
-    /// `first`; nothing when none does. Returns how many passed.
+    /// Adds a part as records, those that pass the filter and whose index in the frame is among
+    /// these; nothing when none does. Returns how many passed.
     ///
     /// # Errors
-    /// When the batch does not inflate or a record in it is malformed. The message is then as it
-    /// was before.
+    /// When a record is malformed. The message is then as it was before.
     pub fn records(
         &mut self,
         part: &PartHead,
-        batch: &Batch,
+        records: Walk<'_>,
         keys: &KeyFilter<'_>,
-        first: u32,
+        indexes: &Range<u32>,
     ) -> Result<usize, BatchError> {
         let before = self.out.len();
         let written = with_form!(self.codec, &mut self.out, |form| put_records(
-            form, part, batch, keys, first
+            form, part, records, keys, indexes
         ));
         match written {
             Ok(1..) => self.parts += 1,
@@ -211,18 +212,21 @@ pub fn encode_rows<'r>(
 fn put_records(
     form: &mut impl Form,
     part: &PartHead,
-    batch: &Batch,
+    records: Walk<'_>,
     keys: &KeyFilter<'_>,
-    first: u32,
+    indexes: &Range<u32>,
 ) -> Result<usize, BatchError> {
-    let records = batch.records()?;
     part_head(form, part);
     form.name("records");
     let mark = form.open_array();
     let mut count = 0;
-    for record in records.iter() {
+    for record in records {
         let record = record?;
-        if part.index.saturating_add(record.offset_delta) >= first && keys.passes(record.key) {
+        let index = part.index.saturating_add(record.offset_delta);
+        if index >= indexes.end {
+            break;
+        }
+        if index >= indexes.start && keys.passes(record.key) {
             let offset = part.offset.advance(u64::from(record.offset_delta));
             Fields::from(&record).put(form, Some(offset.get()));
             count += 1;

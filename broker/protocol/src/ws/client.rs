@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use anabranch_core::cursor::Order;
 use anabranch_core::id::PartitionId;
 use anabranch_core::producer::ProducerStamp;
 use bytes::Bytes;
@@ -101,6 +102,8 @@ pub struct Subscribe<'a> {
     pub keys: KeyFilter<'a>,
     /// Where to start, as sent; see [`Subscribe::position`].
     pub from: Option<Cow<'a, str>>,
+    /// In which order records come.
+    pub order: Order,
     /// How records come.
     pub format: Format,
     /// Bytes that the broker may send before it is given more credit.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{ConfigError, Flag, Loaded, Sources};
+use anabranch_client::Order;
 
 /// An event-streaming broker whose streams are tables.
 #[derive(Parser, Debug)]
@@ -369,8 +370,15 @@ pub(super) struct SubscribeArguments {
     /// Only keys that begin so.
     #[arg(long)]
     pub(super) prefix: Option<String>,
+    /// local: that of the broker's log; total: the same in every region.
+    #[arg(long, default_value = "local", value_parser = order)]
+    pub(super) order: Order,
     #[command(flatten)]
     pub(super) target: Target,
+}
+
+fn order(name: &str) -> Result<Order, &'static str> {
+    Order::named(name).ok_or("must be local or total")
 }
 
 #[derive(Args, Debug)]

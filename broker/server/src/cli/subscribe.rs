@@ -24,6 +24,7 @@ pub(super) async fn run(arguments: SubscribeArguments) -> Ended {
     let options = SubscribeOptions {
         partitions: arguments.partitions.clone(),
         keys: filter(&arguments),
+        order: arguments.order,
         ..SubscribeOptions::default()
     };
     let stream = arguments.target.client()?.stream(&arguments.stream);

@@ -9,7 +9,6 @@
 //! last ones.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_protocol::error::Problem;
@@ -26,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Answer;
 use super::records::take;
-use crate::node::{Delivered, Event, Page, Subscription};
+use crate::node::{Event, Given, Page, Subscription};
 
 /// How long a reader hears nothing at most. Proxies cut connections that are silent for longer,
 /// commonly after 30 to 60 seconds.
@@ -69,7 +68,7 @@ struct Follow {
     /// Records that may still be given.
     left: usize,
     /// The last frame that was looked at, if its cursor was not sent.
-    passed: Option<Arc<Delivered>>,
+    passed: Option<Given>,
     last_sent: Instant,
     ended: bool,
 }
@@ -134,7 +133,7 @@ impl Follow {
         self.ended = self.left == 0;
     }
 
-    fn write_frame(&mut self, frame: Arc<Delivered>) -> Result<(), Problem> {
+    fn write_frame(&mut self, frame: Given) -> Result<(), Problem> {
         let start = self.out.len();
         let (out, left) = (&mut self.out, &mut self.left);
         let cut = take(&mut self.subscription, &frame, left, &mut |json| {

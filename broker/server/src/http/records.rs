@@ -2,9 +2,9 @@
 //! `Accept: text/event-stream` it becomes a stream of events; see [`super::events`].
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::cursor::Order;
 use anabranch_core::id::{Dot, PartitionId};
 use anabranch_core::stream::MergeMode;
 use anabranch_protocol::error::{Code, Problem};
@@ -22,7 +22,7 @@ use super::publish::partition_number;
 use super::query::{Query, bad};
 use super::refusal::Refusal;
 use super::{Answer, App, events, path};
-use crate::node::{Delivered, Event, SubscribeRequest, Subscription, each_selected};
+use crate::node::{Event, Given, SubscribeRequest, Subscription, each_selected};
 
 /// Records of one answer when the request does not say.
 const DEFAULT_RECORDS: usize = 1_000;
@@ -36,7 +36,15 @@ const ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// How long one answer looks for records that match, before it says how far it came.
 const LOOKING: Duration = Duration::from_secs(5);
 
-const PARAMETERS: [&str; 6] = ["from", "partition", "key", "prefix", "limit", "wait"];
+const PARAMETERS: [&str; 7] = [
+    "from",
+    "order",
+    "partition",
+    "key",
+    "prefix",
+    "limit",
+    "wait",
+];
 
 /// What is there, or what comes within `wait`.
 pub(super) async fn read(State(surface): App, request: Request) -> Answer {
@@ -49,6 +57,7 @@ pub(super) async fn read(State(surface): App, request: Request) -> Answer {
         partitions: partitions(&query)?,
         keys: keys(&query)?,
         from: from(&query, if goes_on { Some(&parts.headers) } else { None })?,
+        order: order(&query)?,
     };
     let longest = surface.limits().longest_wait_seconds;
     let wait = query.seconds("wait")?.unwrap_or_default().min(longest);
@@ -90,6 +99,13 @@ fn keys(query: &Query<'_>) -> Result<KeyFilter<'static>, Refusal> {
     }
 }
 
+fn order(query: &Query<'_>) -> Result<Order, Refusal> {
+    let Some(name) = query.text("order")? else {
+        return Ok(Order::Local);
+    };
+    Order::named(name).ok_or_else(|| bad("order: must be local or total".to_owned()))
+}
+
 /// Where to start. A reader of events that connects again says in `Last-Event-ID` how far it came,
 /// which counts for more than what its address says.
 fn from(query: &Query<'_>, resumes: Option<&HeaderMap>) -> Result<From, Refusal> {
@@ -105,23 +121,23 @@ fn from(query: &Query<'_>, resumes: Option<&HeaderMap>) -> Result<From, Refusal>
     }
 }
 
-/// Gives `each` the wanted records of a frame as JSON, until none are left to give. If the frame
+/// Gives `each` the wanted records of what comes next as JSON, until none are left to give. If it
 /// holds more, returns the index of the first that was not given.
 pub(super) fn take(
     subscription: &mut Subscription,
-    frame: &Delivered,
+    given: &Given,
     left: &mut usize,
     each: &mut dyn FnMut(&[u8]),
 ) -> Result<Option<u32>, Problem> {
-    let skip = subscription.pass(frame);
+    let indexes = subscription.pass(given);
     let (definition, selection) = (subscription.definition(), subscription.selection());
     let mut cut = None;
     let mut json = Vec::new();
     each_selected(
-        &frame.commit,
+        given.frame(),
         definition,
         selection,
-        skip,
+        &indexes,
         &mut |selected| {
             if *left == 0 {
                 cut.get_or_insert(selected.index);
@@ -135,7 +151,7 @@ pub(super) fn take(
                 selected.offset,
                 &selected.record,
             );
-            add_dot(&mut json, &frame.commit.header.dot(selected.index));
+            add_dot(&mut json, &given.commit().header.dot(selected.index));
             each(&json);
         },
     )?;
@@ -240,7 +256,7 @@ impl Page {
         Ok(())
     }
 
-    fn take_frame(&mut self, frame: &Arc<Delivered>) -> Result<(), Problem> {
+    fn take_frame(&mut self, frame: &Given) -> Result<(), Problem> {
         if self.stopped_at.is_some() {
             return Ok(());
         }

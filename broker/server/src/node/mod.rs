@@ -7,7 +7,7 @@
 //! | `writer` | the thread that sequences, appends and syncs |
 //! | `applier` | the thread that folds into the tables |
 //! | `tail` | the newest frames, shared by subscribers |
-//! | `subscription` | a place in a stream, and what comes next |
+//! | `subscription` | a place in a stream, in either order, and what comes next |
 //! | `selection` | which records of a stream a subscriber wants |
 //! | `regions` | brokers of other regions: links, reports, what all have applied |
 //! | `residents` | where the payload of which streams may be |
@@ -63,11 +63,11 @@ pub(crate) use publish::{Ack, AckRow, AckSink, Group, Left, Numbered, Outcome, t
 pub(crate) use reads::{Read, ReadAt};
 pub(crate) use regions::{Dialled, Entry, LinkCredit, LinkStatus, Regions, Seat, Status, Ticket};
 pub(crate) use residents::{Peer, Residents};
-pub(crate) use selection::{each_selected, unreadable_batch};
+pub(crate) use selection::{each_selected, touches, unreadable_batch};
 pub(crate) use start::{StartError, Stopper, start};
 pub(crate) use streams::Created;
-pub(crate) use subscription::{Ahead, Event, SubscribeRequest, Subscription};
-pub(crate) use tail::{Delivered, MessageKey};
+pub(crate) use subscription::{Ahead, Event, Given, SubscribeRequest, Subscription};
+pub(crate) use tail::MessageKey;
 
 use publish::{Budget, Reply, Submission};
 use tail::Tail;

@@ -224,6 +224,11 @@ impl Regions {
         self.watermark.subscribe()
     }
 
+    /// Whether this broker takes no links, so that there is nobody to wait for.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.expected.is_none()
+    }
+
     /// What the log says of who belongs to the cluster.
     pub(crate) fn members(&self) -> Members {
         self.state.lock().mesh.members().clone()

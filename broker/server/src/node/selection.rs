@@ -1,14 +1,18 @@
 //! Which records of a stream a subscriber wants.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
 
-use anabranch_core::batch::{BatchError, Record};
+use anabranch_core::batch::{Batch, BatchError, Record, Records, Walk};
 use anabranch_core::frame::{Commit, CommitPart};
 use anabranch_core::id::{Offset, PartitionId};
 use anabranch_core::partitioner::partition_of;
 use anabranch_core::stream::StreamDefinition;
 use anabranch_protocol::ws::KeyFilter;
+use anabranch_storage::durable::Durable;
 use anabranch_storage::log::Filter;
+use parking_lot::Mutex;
 
 use super::subscription::SubscribeRequest;
 use super::{Error, error};
@@ -87,6 +91,89 @@ pub(crate) fn unreadable_batch(commit: &Commit, error: &BatchError) {
     tracing::debug!(%error, position = %commit.position, "a batch does not inflate and is left out");
 }
 
+/// A frame whose records can be had from its midst on, again and again.
+pub(crate) struct Opened {
+    pub(crate) commit: Durable<Arc<Commit>>,
+    /// The part of which records of its midst were wanted last, and its number.
+    part: Mutex<Option<(usize, Arc<OpenedPart>)>>,
+}
+
+struct OpenedPart {
+    records: Records,
+    /// Offset delta of every record, and where it begins.
+    starts: Vec<(u32, usize)>,
+}
+
+/// Records of a part, from some place on.
+pub(crate) struct PartRecords {
+    records: Records,
+    place: usize,
+}
+
+impl PartRecords {
+    pub(crate) fn walk(&self) -> Walk<'_> {
+        self.records.iter_from(self.place)
+    }
+}
+
+impl Opened {
+    pub(crate) fn new(commit: Durable<Arc<Commit>>) -> Self {
+        Self {
+            commit,
+            part: Mutex::new(None),
+        }
+    }
+
+    /// Records of a part that has a batch: all whose index in the frame is among these, and perhaps
+    /// some before and behind them.
+    ///
+    /// # Errors
+    /// When the batch does not inflate, or a record in it is malformed.
+    pub(crate) fn records(
+        &self,
+        number: usize,
+        batch: &Batch,
+        indexes: &Range<u32>,
+    ) -> Result<PartRecords, BatchError> {
+        let part = &self.commit.parts[number];
+        let mut held = self.part.lock();
+        let is_held = held.as_ref().is_some_and(|(held, _)| *held == number);
+        if !is_held {
+            let records = batch.records()?;
+            if indexes.end >= part.first_index + part.header.records {
+                // The last that is wanted of it, most often all.
+                return Ok(PartRecords { records, place: 0 });
+            }
+            *held = Some((number, Arc::new(OpenedPart::new(records)?)));
+        }
+        let opened = held.as_ref().map(|(_, opened)| Arc::clone(opened));
+        drop(held);
+        let opened = opened.expect("it is held since above");
+        let first = indexes.start.saturating_sub(part.first_index);
+        let at = opened.starts.partition_point(|(delta, _)| *delta < first);
+        let place = opened.starts.get(at).map(|(_, place)| *place);
+        Ok(PartRecords {
+            place: place.unwrap_or(opened.records.bytes().len()),
+            records: opened.records.clone(),
+        })
+    }
+}
+
+impl OpenedPart {
+    fn new(records: Records) -> Result<Self, BatchError> {
+        let mut starts = Vec::new();
+        let mut walk = records.iter();
+        loop {
+            let place = walk.place();
+            match walk.next() {
+                Some(record) => starts.push((record?.offset_delta, place)),
+                None => break,
+            }
+        }
+        Ok(Self { records, starts })
+    }
+}
+
 /// One record that a subscriber wants, with its place.
 pub(crate) struct Selected<'a> {
     pub(crate) partition: PartitionId,
@@ -96,34 +183,38 @@ pub(crate) struct Selected<'a> {
     pub(crate) record: Record<'a>,
 }
 
-/// Calls `each` with every wanted record of a frame, after the first `skip` of the frame.
+/// Calls `each` with every wanted record of a frame whose index is among these.
 ///
 /// # Errors
-/// When a batch on disk does not inflate.
+/// When a record on disk is malformed.
 pub(crate) fn each_selected(
-    commit: &Commit,
+    frame: &Opened,
     definition: &StreamDefinition,
     selection: &Selection,
-    skip: u32,
+    indexes: &Range<u32>,
     each: &mut dyn FnMut(&Selected<'_>),
 ) -> Result<(), Error> {
     let id = definition.id();
-    for part in &commit.parts {
-        if part.header.stream != id || !selection.wants_part(part) {
+    for (number, part) in frame.commit.parts.iter().enumerate() {
+        let is_of_it = part.header.stream == id && selection.wants_part(part);
+        if !is_of_it || !touches(part, indexes) {
             continue;
         }
         let Some(batch) = &part.batch else { continue };
-        let records = match batch.records() {
+        let records = match frame.records(number, batch, indexes) {
             Ok(records) => records,
             Err(error) => {
-                unreadable_batch(commit, &error);
+                unreadable_batch(&frame.commit, &error);
                 continue;
             }
         };
-        for record in records.iter() {
+        for record in records.walk() {
             let record = record.map_err(Error::from)?;
             let index = part.first_index + record.offset_delta;
-            if index < skip || !selection.wants(&record) {
+            if index >= indexes.end {
+                break;
+            }
+            if index < indexes.start || !selection.wants(&record) {
                 continue;
             }
             each(&Selected {
@@ -135,4 +226,10 @@ pub(crate) fn each_selected(
         }
     }
     Ok(())
+}
+
+/// Whether some of these records of a frame lie in a part.
+pub(crate) fn touches(part: &CommitPart, indexes: &Range<u32>) -> bool {
+    let end = part.first_index + part.header.records;
+    part.first_index < indexes.end && indexes.start < end
 }

@@ -17,9 +17,11 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use super::selection::Opened;
+
 /// A durable frame on its way to subscribers.
 pub(crate) struct Delivered {
-    pub(crate) commit: Durable<Arc<Commit>>,
+    pub(crate) opened: Opened,
     /// What was in the log before and with this frame, but for its own origin.
     others: Arc<VersionVector>,
     cluster: ClusterId,
@@ -51,7 +53,7 @@ impl Delivered {
         cluster: ClusterId,
     ) -> Self {
         Self {
-            commit,
+            opened: Opened::new(commit),
             others,
             cluster,
             cursor: OnceLock::new(),
@@ -59,18 +61,22 @@ impl Delivered {
         }
     }
 
+    pub(crate) fn commit(&self) -> &Commit {
+        &self.opened.commit
+    }
+
     pub(crate) fn position(&self) -> Position {
-        self.commit.position
+        self.commit().position
     }
 
     fn most_shared(&self) -> usize {
-        SHARED_AT_LEAST.max(SHARED_PER_FRAME * self.commit.size())
+        SHARED_AT_LEAST.max(SHARED_PER_FRAME * self.commit().size())
     }
 
     /// Everything in the log up to and including this frame.
     pub(crate) fn seen(&self) -> VersionVector {
         let mut seen = VersionVector::clone(&self.others);
-        seen.advance(self.commit.header.origin, self.commit.header.sequence);
+        seen.advance(self.commit().header.origin, self.commit().header.sequence);
         seen
     }
 
@@ -141,7 +147,7 @@ impl StreamTail {
             .range(first..)
             .take_while(|frame| {
                 let before = bytes;
-                bytes += frame.commit.size();
+                bytes += frame.commit().size();
                 before < max_bytes
             })
             .cloned()

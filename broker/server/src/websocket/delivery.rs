@@ -1,5 +1,6 @@
 //! One task per subscription: takes what comes next, encodes it, and waits for credit and room.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use super::encode::{self, Shape};
 use super::outbound::{Gone, Outbox, Piece};
-use crate::node::{Ahead, Delivered, Error, Event, MessageKey, Subscription};
+use crate::node::{Ahead, Error, Event, Given, MessageKey, Subscription};
 
 /// Messages are handed over together up to this many bytes.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -230,14 +231,14 @@ impl Delivery {
         }
     }
 
-    async fn frames(&mut self, frames: &[Arc<Delivered>]) -> Result<(), End> {
+    async fn frames(&mut self, frames: &[Given]) -> Result<(), End> {
         let mut messages = Vec::new();
         let mut bytes = 0;
-        let mut last: Option<&Arc<Delivered>> = None;
+        let mut last = None;
         for frame in frames {
-            let skip = self.subscription.pass(frame);
+            let indexes = self.subscription.pass(frame);
             last = Some(frame);
-            let Some(message) = self.message(frame, skip) else {
+            let Some(message) = self.message(frame, &indexes) else {
                 continue;
             };
             bytes += message.len();
@@ -263,12 +264,16 @@ impl Delivery {
     }
 
     /// The message of a frame; `None` when nothing of it is selected.
-    fn message(&self, frame: &Delivered, skip: u32) -> Option<Bytes> {
+    fn message(&self, given: &Given, indexes: &Range<u32>) -> Option<Bytes> {
         let shape = self.shape;
-        let encode = || shape.deliver(frame, &self.subscription, skip);
-        if skip > 0 || !self.subscription.is_like_others() {
+        let encode = || shape.deliver(given, &self.subscription, indexes);
+        let Some(frame) = self
+            .subscription
+            .shared(given)
+            .filter(|_| indexes.start == 0)
+        else {
             return encode();
-        }
+        };
         let key = MessageKey {
             stream: self.subscription.definition().id(),
             subscription: shape.subscription,

@@ -1,10 +1,12 @@
 //! Messages of a subscription, and others, as bytes.
 
+use std::ops::Range;
+
 use anabranch_protocol::codec::{Codec, DeliverEncoder, DeliverHead, PartHead};
 use anabranch_protocol::ws::{ErrorMessage, Format, ServerMessage, SubscriptionId};
 use bytes::Bytes;
 
-use crate::node::{Delivered, Error, Subscription, unreadable_batch};
+use crate::node::{Error, Given, Subscription, touches, unreadable_batch};
 
 /// Encodes a message that is not worth a way of its own.
 pub(super) fn server(codec: Codec, message: &ServerMessage<'_>) -> Bytes {
@@ -50,34 +52,40 @@ impl Shape {
         codec + format
     }
 
-    /// The message of the frame that its subscription has passed last, without the first `skip`
-    /// records of the frame; `None` when nothing of it is selected.
+    /// The message of what its subscription has passed last: these records of the frame; `None`
+    /// when nothing of it is selected.
     pub(super) fn deliver(
         self,
-        frame: &Delivered,
+        given: &Given,
         subscription: &Subscription,
-        skip: u32,
+        indexes: &Range<u32>,
     ) -> Option<Bytes> {
+        let frame = given.frame();
         let stream = subscription.definition().id();
         let selection = subscription.selection();
-        let parts = frame.commit.parts.iter();
-        let wanted = parts.filter(|part| {
-            part.header.stream == stream
-                && selection.wants_part(part)
-                && part.first_index + part.header.records > skip
+        let parts = frame.commit.parts.iter().enumerate();
+        let wanted = parts.filter(|(_, part)| {
+            part.header.stream == stream && selection.wants_part(part) && touches(part, indexes)
         });
-        let mut encoder = self.begin(frame, &subscription.cursor_after(frame));
-        for part in wanted {
+        let mut encoder = self.begin(given, &subscription.cursor_after(given));
+        for (number, part) in wanted {
             let Some(batch) = &part.batch else { continue };
             let head = PartHead {
                 partition: part.header.partition,
                 offset: part.base_offset,
                 index: part.first_index,
             };
-            // Of a batch that was delivered in part, only the rest.
-            if self.format == Format::Batch && part.first_index >= skip {
+            let end = part.first_index + part.header.records;
+            let is_whole = indexes.start <= part.first_index && end <= indexes.end;
+            // Of a batch that is delivered in part, only these.
+            if self.format == Format::Batch && is_whole {
                 encoder.batch(&head, batch);
-            } else if let Err(error) = encoder.records(&head, batch, selection.keys(), skip) {
+                continue;
+            }
+            let records = frame.records(number, batch, indexes);
+            let keys = selection.keys();
+            let written = records.and_then(|it| encoder.records(&head, it.walk(), keys, indexes));
+            if let Err(error) = written {
                 unreadable_batch(&frame.commit, &error);
             }
         }
@@ -85,12 +93,13 @@ impl Shape {
     }
 
     /// A message without records: only how far the subscription is.
-    pub(super) fn progress(self, frame: &Delivered, cursor: &str) -> Bytes {
-        Bytes::from(self.begin(frame, cursor).finish())
+    pub(super) fn progress(self, given: &Given, cursor: &str) -> Bytes {
+        Bytes::from(self.begin(given, cursor).finish())
     }
 
-    fn begin(self, frame: &Delivered, cursor: &str) -> DeliverEncoder {
-        let header = &frame.commit.header;
+    fn begin(self, given: &Given, cursor: &str) -> DeliverEncoder {
+        let commit = given.commit();
+        let header = &commit.header;
         let head = DeliverHead {
             subscription: self.subscription,
             cursor,
@@ -98,6 +107,6 @@ impl Shape {
             sequence: header.sequence,
             timestamp: header.timestamp.millis(),
         };
-        DeliverEncoder::begin(self.codec, &head, frame.commit.size())
+        DeliverEncoder::begin(self.codec, &head, commit.size())
     }
 }

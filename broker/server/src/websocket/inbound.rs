@@ -434,6 +434,7 @@ fn request(subscribe: &Subscribe<'_>) -> Result<SubscribeRequest, Problem> {
         partitions,
         keys: KeyFilter::into_owned(subscribe.keys.clone()),
         from,
+        order: subscribe.order,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use anabranch_core::batch::{Batch, Operation};
+use anabranch_core::cursor::Order;
 use anabranch_core::id::{BrokerId, Epoch, Offset, Origin, PartitionId, Sequence};
 use anabranch_core::producer::ProducerStamp;
 use proptest::collection::vec;
@@ -124,17 +125,18 @@ fn subscribe() -> impl Strategy<Value = ClientMessage<'static>> {
         partitions,
         keys,
         from,
-        any::<bool>(),
+        any::<[bool; 2]>(),
         any::<u64>(),
     )
         .prop_map(
-            |(subscription, stream, partitions, keys, from, batch, credit)| {
+            |(subscription, stream, partitions, keys, from, [total, batch], credit)| {
                 ClientMessage::Subscribe(Subscribe {
                     subscription,
                     stream,
                     partitions,
                     keys,
                     from,
+                    order: if total { Order::Total } else { Order::Local },
                     format: if batch {
                         Format::Batch
                     } else {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use anabranch_core::cursor::Order;
 use anabranch_core::id::{BrokerId, Epoch, Offset, Origin, PartitionId, Sequence};
 use anabranch_core::producer::ProducerStamp;
 use expect_test::{Expect, expect};
@@ -143,14 +144,15 @@ fn subscribe() {
         partitions: vec![PartitionId::new(0), PartitionId::new(300)],
         keys: KeyFilter::Prefix(Cow::Borrowed(b"AA")),
         from: Some("earliest".into()),
+        order: Order::Total,
         format: Format::Batch,
         credit: 1_048_576,
     });
     check_client(
         &message,
         &expect![[r#"
-        {"type":"subscribe","subscription":1,"stream":"flights","partitions":[0,300],"prefix":"AA","from":"earliest","format":"batch","credit":1048576}
-        88 a4 'type' a9 'subscribe' ac 'subscription' 01 a6 'stream' a7 'flights' aa 'partitions' 92 00 cd 01 2c a6 'prefix' c4 02 'AA' a4 'from' a8 'earliest' a6 'format' a5 'batch' a6 'credit' ce 00 10 00 00
+        {"type":"subscribe","subscription":1,"stream":"flights","partitions":[0,300],"prefix":"AA","from":"earliest","order":"total","format":"batch","credit":1048576}
+        89 a4 'type' a9 'subscribe' ac 'subscription' 01 a6 'stream' a7 'flights' aa 'partitions' 92 00 cd 01 2c a6 'prefix' c4 02 'AA' a4 'from' a8 'earliest' a5 'order' a5 'total' a6 'format' a5 'batch' a6 'credit' ce 00 10 00 00
     "#]],
     );
 }

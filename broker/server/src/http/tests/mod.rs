@@ -4,6 +4,7 @@ mod operations;
 mod records;
 mod rows;
 mod streams;
+mod total;
 mod trimming;
 
 use std::sync::Arc;

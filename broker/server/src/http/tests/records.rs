@@ -413,7 +413,8 @@ async fn events_carry_frames_and_resume_after_them() {
         .follow(&format!("{path}&limit=1"), &[("last-event-id", &id)])
         .await;
     assert_eq!(resumed.shape().await, "id");
-    assert_eq!(resumed.next_id().await.len(), id.len());
+    // A place inside a frame names the frame.
+    assert!(resumed.next_id().await.len() > id.len());
     assert_eq!(resumed.next().await, None, "the limit ends it");
 }
 
