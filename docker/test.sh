@@ -11,7 +11,7 @@ say() { printf '== %s\n' "$*"; }
 fail() { printf 'docker/test.sh: %s\n' "$*" >&2; exit 1; }
 
 command -v docker >/dev/null || fail "there is no docker command; install an engine (Debian: apt-get install docker.io docker-compose)"
-docker info >/dev/null 2>&1 || fail "no Docker engine answers at ${DOCKER_HOST:-the default socket}: $(docker info 2>&1 | grep -i error | head -n 1)"
+docker version >/dev/null 2>&1 || fail "no Docker engine answers: $(docker version 2>&1 >/dev/null | tail -n 1)"
 if docker compose version >/dev/null 2>&1; then compose=(docker compose)
 elif command -v docker-compose >/dev/null; then compose=(docker-compose)
 else fail "there is neither docker compose nor docker-compose"; fi

@@ -63,9 +63,7 @@ async fn run_regions(plan: Plan, report: Report) -> Ended {
         // Those that have started see their input end.
         () = &mut stop => return Ok(ExitCode::SUCCESS),
     };
-    regions
-        .report
-        .ready(&plan, &regions.running, began.elapsed());
+    regions.tell_ready(&plan, began.elapsed());
     let mut lines = console::lines();
     loop {
         tokio::select! {
@@ -86,9 +84,10 @@ async fn run_regions(plan: Plan, report: Report) -> Ended {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How long regions may take to find each other before it is said that they are ready: they may
-/// hold logs that have forked, which is for their own logs to tell.
-const LINKING: Duration = Duration::from_secs(5);
+/// How long regions may take to find each other and to become members before it is said that they
+/// are ready: they may hold logs that have forked, which is for their own logs to tell. More than
+/// `links.join_seconds`, after which a broker goes on without those that do not answer.
+const SETTLING: Duration = Duration::from_secs(8);
 
 /// How often they are asked.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -102,6 +101,8 @@ struct Regions {
     launches: Vec<Launch>,
     /// What runs of it.
     running: Vec<Option<Process>>,
+    /// Whether all were linked and took writes when they were ready.
+    settled: bool,
     ended: mpsc::Sender<(usize, ExitStatus)>,
     report: Report,
 }
@@ -129,12 +130,12 @@ impl Regions {
             launches: launches.collect(),
             network,
             running: Vec::new(),
+            settled: false,
             ended,
             report,
         };
         regions.start_all().await?;
-        // Then it is for the logs to say why not.
-        let _ = timeout(LINKING, regions.linked()).await;
+        regions.settled = timeout(SETTLING, regions.settle()).await.is_ok();
         Ok(regions)
     }
 
@@ -158,19 +159,15 @@ impl Regions {
         Ok(process)
     }
 
-    /// Waits until each has links to all others.
-    async fn linked(&self) {
-        let others = self.launches.len() - 1;
+    /// Waits until each takes writes and has links to all others.
+    async fn settle(&self) {
         for process in self.running.iter().flatten() {
-            let Ok(client) = process.client() else { return };
-            loop {
-                let regions = client.regions().await;
-                if regions.is_ok_and(|it| it.links.len() >= others) {
-                    break;
-                }
-                sleep(ASK_EVERY).await;
-            }
+            settle(process, self.launches.len() - 1).await;
         }
+    }
+
+    fn tell_ready(&self, plan: &Plan, took: Duration) {
+        self.report.ready(plan, &self.running, self.settled, took);
     }
 
     async fn obey(&mut self, order: Order) {
@@ -202,6 +199,8 @@ impl Regions {
         }
         match self.launch(region).await {
             Ok(process) => {
+                // Whether others can be reached or not: it does not wait for them forever.
+                let _ = timeout(SETTLING, settle(&process, 0)).await;
                 self.report.started(region, &process);
                 self.running[region] = Some(process);
             }
@@ -226,5 +225,17 @@ impl Regions {
         if timeout(STOPPING, stopped).await.is_err() {
             output::hint("a broker does not stop and is killed; see its log");
         }
+    }
+}
+
+/// Waits until a broker takes writes and has so many links.
+async fn settle(process: &Process, links: usize) {
+    let Ok(client) = process.client() else { return };
+    loop {
+        let regions = client.regions().await;
+        if regions.is_ok_and(|it| it.writes == "open" && it.links.len() >= links) {
+            return;
+        }
+        sleep(ASK_EVERY).await;
     }
 }

@@ -40,8 +40,14 @@ impl Report {
         let _ = self.output.line(&line);
     }
 
-    /// All regions take writes, and are linked.
-    pub(super) fn ready(&self, plan: &Plan, running: &[Option<Process>], took: Duration) {
+    /// All regions take writes, and are linked, or will be.
+    pub(super) fn ready(
+        &self,
+        plan: &Plan,
+        running: &[Option<Process>],
+        linked: bool,
+        took: Duration,
+    ) {
         let regions = running.iter().flatten().zip(self.names.iter());
         let objects = regions.clone().map(|(process, name)| {
             let listen = process.addresses.listen;
@@ -56,23 +62,29 @@ impl Report {
         let folder = plan.folder.display().to_string();
         let object = json!({
             "event": "ready",
+            "linked": linked,
             "folder": folder,
             "regions": objects.collect::<Vec<_>>(),
         });
+        let width = self.names.longest();
         let addresses: Vec<String> = regions
-            .map(|(process, name)| format!("{name:6}  http://{}", process.addresses.listen))
+            .map(|(process, name)| format!("{name:width$}  http://{}", process.addresses.listen))
             .collect();
-        self.tell(&object, &self.banner(&addresses, &folder, running, took));
+        let (version, count) = (env!("CARGO_PKG_VERSION"), addresses.len());
+        let state = match linked {
+            true => "linked",
+            false => "started, but not all linked,",
+        };
+        let seconds = took.as_secs_f64();
+        let text = format!(
+            "anabranch {version}, {count} regions, {state} after {seconds:.2} s; data and logs in {folder}\n\
+             {}",
+            self.banner(&addresses, running)
+        );
+        self.tell(&object, &text);
     }
 
-    fn banner(
-        &self,
-        addresses: &[String],
-        folder: &str,
-        running: &[Option<Process>],
-        took: Duration,
-    ) -> String {
-        let (version, seconds) = (env!("CARGO_PKG_VERSION"), took.as_secs_f64());
+    fn banner(&self, addresses: &[String], running: &[Option<Process>]) -> String {
         let (command, count) = (command(), addresses.len());
         let lines: Vec<String> = addresses
             .chunks(count.div_ceil(ADDRESS_LINES))
@@ -83,15 +95,17 @@ impl Report {
             process.map_or_else(String::new, |it| server_flag(it.addresses.listen))
         };
         let (first, last) = (self.names.of(0), self.names.of(count - 1));
+        let (write, read) = (format!("write in {first}:"), format!("read in {last}:"));
+        let width = write.len().max(read.len());
         format!(
-            "anabranch {version}, {count} regions, linked after {seconds:.2} s; data and logs in {folder}\n\
-             {}\n\
-             \nwrite in {first}:  echo '{{\"key\":\"jfk\",\"value\":{{\"temp\":21}}}}' | {command} pub weather --create lww{}\
-             \nread in {last}:   {command} get weather jfk{}\
-             \ntype here:    cut {last}, heal {last}, delay 200ms, links, help, quit",
+            "{}\n\
+             \n{write:width$}  echo '{{\"key\":\"jfk\",\"value\":{{\"temp\":21}}}}' | {command} pub weather --create lww{}\
+             \n{read:width$}  {command} get weather jfk{}\
+             \n{:width$}  cut {last}, heal {last}, delay 200ms, links, help, quit",
             lines.concat(),
             server(0),
             server(count - 1),
+            "type here:",
         )
     }
 
