@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anabranch_core::batch::{BatchBuilder, NewRecord};
 use anabranch_core::id::PartitionId;
 use anabranch_protocol::record::Record;
-use anabranch_protocol::ws::{ClientMessage, Durability, Payload, Publish};
+use anabranch_protocol::ws::{AckLevel, ClientMessage, Payload, Publish};
 use anyhow::{Result, ensure};
 use fastrand::Rng;
 
@@ -101,7 +101,7 @@ impl Frames {
             partition: Some(PartitionId::new(0)),
             payload,
             producer: None,
-            durability: Durability::Disk,
+            ack: AckLevel::Disk,
         });
         wire::put_message(&mut self.bytes, &message, scratch);
         self.ends.push(self.bytes.len());

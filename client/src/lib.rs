@@ -60,4 +60,4 @@ pub use anabranch_protocol::error::{Code, Problem};
 pub use anabranch_protocol::http::{PublishAnswer, Regions, StreamInfo};
 pub use anabranch_protocol::position::From;
 pub use anabranch_protocol::record::Record;
-pub use anabranch_protocol::ws::{Durability, KeyFilter};
+pub use anabranch_protocol::ws::{AckLevel, Durability, KeyFilter};

@@ -8,7 +8,7 @@ use anabranch_protocol::codec::{Codec, FrameKind};
 use anabranch_protocol::error::Code;
 use anabranch_protocol::record::Record;
 use anabranch_protocol::ws::{
-    ClientMessage, Durability, ErrorMessage, Format, Hello, KeyFilter, PATH, Payload, Publish,
+    AckLevel, ClientMessage, ErrorMessage, Format, Hello, KeyFilter, PATH, Payload, Publish,
     ServerMessage, Subscribe, SubscriptionId, VERSION,
 };
 use bytes::Bytes;
@@ -276,7 +276,7 @@ pub fn publish<'a>(id: u64, stream: &'a str, records: Vec<Record<'a>>) -> Client
         partition: None,
         payload: Payload::Records(records),
         producer: None,
-        durability: Durability::Disk,
+        ack: AckLevel::Disk,
     })
 }
 
@@ -289,7 +289,7 @@ pub fn publish_batch<'a>(id: u64, stream: &'a str, batch: &'a [u8]) -> ClientMes
         partition: Some(PartitionId::new(0)),
         payload: Payload::Batch(batch.into()),
         producer: None,
-        durability: Durability::Disk,
+        ack: AckLevel::Disk,
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! | module | tests |
 //! |---|---|
+//! | `acknowledging` | that a publish is acknowledged once the regions that it asks for hold it |
 //! | `bad_input` | that each mistake gets a clear error, and disturbs nobody else |
 //! | `benches` | that the measurements of several regions work |
 //! | `commands` | the commands as a script sees them |
@@ -26,6 +27,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod acknowledging;
 mod architecture;
 mod bad_input;
 mod benches;

@@ -17,6 +17,7 @@
 //! | [`residency`] | which regions may hold what of the payload |
 //! | [`partitioner`] | which partition a key belongs to |
 //! | [`producer`] | idempotent producers: a retried publish counts once |
+//! | [`quorum`] | in which regions a write has to be before it is acknowledged |
 //! | [`sequencer`] | publishes in, one frame out: the only place that assigns sequences |
 //! | [`exchange`] | whom to ask for which frames |
 //! | [`holding`] | frames that came before what they follow |
@@ -46,6 +47,7 @@ pub mod members;
 pub mod mesh;
 pub mod partitioner;
 pub mod producer;
+pub mod quorum;
 pub mod residency;
 pub mod sequencer;
 pub mod stability;

@@ -256,6 +256,14 @@ impl Mesh {
         regions.map(|(_, region)| region).collect()
     }
 
+    /// The regions in which somebody stands that is waited for, this one included.
+    #[must_use]
+    pub fn regions(&self) -> BTreeSet<&RegionName> {
+        let waited_for = |broker: &BrokerId| *broker == self.own || self.met.contains(broker);
+        let regions = self.regions.iter().filter(|(broker, _)| waited_for(broker));
+        regions.map(|(_, region)| region).collect()
+    }
+
     /// The frames of an origin that a broker of another region has said that it holds.
     #[must_use]
     pub fn elsewhere(&self, origin: Origin) -> Sequence {

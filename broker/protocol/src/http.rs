@@ -102,8 +102,11 @@ pub struct PublishAnswer {
     pub dot: Option<String>,
     /// For reads, anywhere, that must include this.
     pub token: String,
-    /// `disk` or `memory`.
+    /// `disk`, `memory` or `regions`: what was reached.
     pub durability: String,
+    /// The regions that hold it, where the request asked for some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<String>,
 }
 
 /// Records that went into one partition.

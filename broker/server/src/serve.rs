@@ -155,7 +155,11 @@ async fn link(node: Arc<Node>, config: Config, listener: Option<(TcpListener, So
     let has_links = listener.is_some() || !config.listen.peers.is_empty();
     let membership = async {
         match has_links {
-            true => node::keep_membership(running, config.links.join_seconds).await,
+            true => {
+                let patience = node::keep_patience(Arc::clone(&running));
+                let members = node::keep_membership(running, config.links.join_seconds);
+                tokio::join!(patience, members);
+            }
             false => std::future::pending().await,
         }
     };

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anabranch_core::id::{Dot, Offset, PartitionId};
 use anabranch_protocol::record::Record;
-use anabranch_protocol::ws::Durability;
+use anabranch_protocol::ws::{AckLevel, Durability};
 use tokio::sync::watch;
 
 use crate::ack::Ack;
@@ -42,8 +42,8 @@ pub struct PublisherOptions {
     pub linger: Duration,
     /// Bytes of records that may wait for their acknowledgement; beyond, `send` waits.
     pub window_bytes: usize,
-    /// What an acknowledgement promises.
-    pub durability: Durability,
+    /// When a record is acknowledged.
+    pub ack: AckLevel,
     /// How long to go on trying when the connection is lost or the broker does not answer. Then
     /// everything that waits fails, and the publisher is closed.
     pub give_up_after: Duration,
@@ -60,7 +60,7 @@ impl Default for PublisherOptions {
             batch_bytes: 256 * 1024,
             linger: Duration::from_millis(2),
             window_bytes: 16 * 1024 * 1024,
-            durability: Durability::Disk,
+            ack: AckLevel::Disk,
             give_up_after: Duration::from_secs(120),
             ping_every: Duration::from_secs(10),
         }

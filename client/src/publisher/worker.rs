@@ -216,7 +216,7 @@ impl Worker {
             partition: Some(partition),
             payload: Payload::Batch(batch.bytes().as_ref().into()),
             producer: None,
-            durability: self.options.durability,
+            ack: self.options.ack.clone(),
         }))
     }
 

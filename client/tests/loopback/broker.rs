@@ -323,7 +323,7 @@ impl Session {
             Ok((offset, duplicate)) => ServerMessage::Ack(Ack {
                 origin: origin(),
                 sequence,
-                durability: publish.durability,
+                durability: publish.ack.here(),
                 token: "token".into(),
                 rows: vec![AckRow {
                     id: publish.id,

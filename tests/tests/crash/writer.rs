@@ -9,7 +9,9 @@ use anabranch_core::id::{Dot, Offset, Origin, PartitionId, Sequence};
 use anabranch_core::producer::ProducerStamp;
 use anabranch_protocol::codec::Codec;
 use anabranch_protocol::record::Record;
-use anabranch_protocol::ws::{AckRow, ClientMessage, Durability, Payload, Publish, ServerMessage};
+use anabranch_protocol::ws::{
+    AckLevel, AckRow, ClientMessage, Durability, Payload, Publish, ServerMessage,
+};
 use anabranch_tests::condition::soon;
 use anabranch_tests::wire::Wire;
 
@@ -174,7 +176,7 @@ impl Writer {
             partition: Some(partition),
             payload: Payload::Records(numbers.map(|number| self.record(number)).collect()),
             producer,
-            durability: Durability::Disk,
+            ack: AckLevel::Disk,
         });
         wire.try_send(&message).await
     }

@@ -398,7 +398,7 @@ impl<'a> ServerFields<'a> {
 
     fn ack(self) -> Result<ServerMessage<'a>, Reason> {
         let durability = needed(self.durability, "ack", "durability")?;
-        let expected = "\"disk\" or \"memory\"";
+        let expected = "disk, memory or regions";
         Ok(ServerMessage::Ack(Ack {
             origin: origin(&needed(self.origin, "ack", "origin")?)?,
             sequence: Sequence::new(needed(self.sequence, "ack", "sequence")?),

@@ -8,7 +8,7 @@ use super::stream::{ack_head, ack_row, deliver_head, part_head};
 use super::{AckHead, DeliverHead, PartHead};
 use crate::record::{Record, operation_name};
 use crate::ws::{
-    ClientMessage, Durability, ErrorMessage, Format, Hello, KeyFilter, Part, PartPayload, Payload,
+    AckLevel, ClientMessage, ErrorMessage, Format, Hello, KeyFilter, Part, PartPayload, Payload,
     Publish, ServerMessage, Subscribe, SubscriptionId, Welcome,
 };
 
@@ -62,10 +62,10 @@ fn hello(form: &mut impl Form, message: &Hello<'_>) {
 }
 
 fn publish(form: &mut impl Form, message: &Publish<'_>) {
-    let memory = message.durability != Durability::Disk;
+    let ack = (message.ack != AckLevel::Disk).then(|| message.ack.to_string());
     let optional = usize::from(message.partition.is_some())
         + usize::from(message.producer.is_some())
-        + usize::from(memory);
+        + usize::from(ack.is_some());
     begin(form, "publish", 3 + optional);
     form.named_uint("id", message.id);
     form.named_str("stream", &message.stream);
@@ -80,9 +80,7 @@ fn publish(form: &mut impl Form, message: &Publish<'_>) {
         form.named_uint("sequence", producer.sequence);
         form.end_map();
     }
-    if memory {
-        form.named_str("ack", message.durability.as_str());
-    }
+    form.maybe_str("ack", ack.as_deref());
     match &message.payload {
         Payload::Batch(batch) => form.batch(batch, &[]),
         Payload::Records(records) => {

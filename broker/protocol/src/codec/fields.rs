@@ -10,8 +10,7 @@ use anabranch_core::producer::ProducerStamp;
 use super::error::{DecodeError, Reason, shown};
 use crate::record::Record;
 use crate::ws::{
-    ClientMessage, Durability, Format, Hello, KeyFilter, Payload, Publish, Subscribe,
-    SubscriptionId,
+    AckLevel, ClientMessage, Format, Hello, KeyFilter, Payload, Publish, Subscribe, SubscriptionId,
 };
 
 /// Which fields have come: one bit each.
@@ -229,7 +228,7 @@ impl<'a> ClientFields<'a> {
             partition: self.partition,
             payload,
             producer: self.producer,
-            durability: named(self.ack, Durability::named, "ack", "\"disk\" or \"memory\"")?,
+            ack: named(self.ack, AckLevel::parse, "ack", ACK_LEVELS)?,
         }))
     }
 
@@ -293,6 +292,9 @@ pub(super) fn needed<T>(
 ) -> Result<T, Reason> {
     value.ok_or(Reason::Missing { kind, field })
 }
+
+/// What `ack` may be.
+const ACK_LEVELS: &str = "disk, memory, regions:N or region:NAME,…";
 
 pub(super) fn named<T: Default>(
     text: Option<Cow<'_, str>>,

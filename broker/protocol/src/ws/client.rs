@@ -7,7 +7,7 @@ use anabranch_core::id::PartitionId;
 use anabranch_core::producer::ProducerStamp;
 use bytes::Bytes;
 
-use super::{Durability, Format, SubscriptionId};
+use super::{AckLevel, Format, SubscriptionId};
 use crate::position::{BadFrom, From};
 use crate::record::Record;
 
@@ -64,7 +64,7 @@ pub struct Publish<'a> {
     /// The idempotent producer's stamp of `records`. A batch carries its own.
     pub producer: Option<ProducerStamp>,
     /// When to acknowledge.
-    pub durability: Durability,
+    pub ack: AckLevel,
 }
 
 /// What a publish carries.

@@ -8,6 +8,8 @@ mod server;
 
 use std::fmt;
 
+use anabranch_core::quorum::Quorum;
+
 pub use client::{ClientMessage, Hello, KeyFilter, Payload, Publish, Subscribe, shared};
 pub use server::{
     Ack, AckRow, Deliver, Delivered, ErrorMessage, Limits, Part, PartPayload, Row, ServerMessage,
@@ -44,7 +46,50 @@ impl fmt::Display for SubscriptionId {
     }
 }
 
-/// When a publish is acknowledged. An acknowledgement says which one it was.
+/// When a publish is to be acknowledged.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub enum AckLevel {
+    /// As [`Durability::Disk`].
+    #[default]
+    Disk,
+    /// As [`Durability::Memory`].
+    Memory,
+    /// Once it is on disk in these regions.
+    Regions(Quorum),
+}
+
+impl AckLevel {
+    /// Reads `disk`, `memory`, `regions:N` or `region:NAME,…`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "disk" => Some(Self::Disk),
+            "memory" => Some(Self::Memory),
+            text => Quorum::parse(text).map(Self::Regions),
+        }
+    }
+
+    /// What has to be reached here.
+    #[must_use]
+    pub const fn here(&self) -> Durability {
+        match self {
+            Self::Disk | Self::Regions(_) => Durability::Disk,
+            Self::Memory => Durability::Memory,
+        }
+    }
+}
+
+impl fmt::Display for AckLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk => f.write_str("disk"),
+            Self::Memory => f.write_str("memory"),
+            Self::Regions(quorum) => quorum.fmt(f),
+        }
+    }
+}
+
+/// What an acknowledgement says that was reached.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Durability {
     /// After `fdatasync`.
@@ -53,6 +98,8 @@ pub enum Durability {
     /// Once it is with the operating system, before it is on disk. Lost if the machine fails within
     /// the next moments.
     Memory,
+    /// On disk in the regions that the publish asked for.
+    Regions,
 }
 
 impl Durability {
@@ -62,6 +109,7 @@ impl Durability {
         match self {
             Self::Disk => "disk",
             Self::Memory => "memory",
+            Self::Regions => "regions",
         }
     }
 
@@ -71,6 +119,7 @@ impl Durability {
         match name {
             "disk" => Some(Self::Disk),
             "memory" => Some(Self::Memory),
+            "regions" => Some(Self::Regions),
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anabranch_protocol::ws::AckLevel;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{ConfigError, Flag, Loaded, Sources};
@@ -347,8 +348,16 @@ pub(super) struct PublishArguments {
     /// The value of a single record: JSON, or text that is then sent as it is.
     #[arg(long)]
     pub(super) value: Option<String>,
+    /// When it counts as published: disk, memory, regions:N (on disk in so many regions, this one
+    /// included) or region:NAME,NAME… (on disk in all of these).
+    #[arg(long, value_name = "LEVEL", default_value = "disk", value_parser = ack_level)]
+    pub(super) ack: AckLevel,
     #[command(flatten)]
     pub(super) target: Target,
+}
+
+fn ack_level(text: &str) -> Result<AckLevel, &'static str> {
+    AckLevel::parse(text).ok_or("must be disk, memory, regions:N or region:NAME,NAME…")
 }
 
 #[derive(Args, Debug)]

@@ -29,7 +29,11 @@ pub(super) async fn run(arguments: PublishArguments) -> Ended {
         create_if_missing(&client, &arguments.stream, merge).await?;
     }
     let stream = client.stream(&arguments.stream);
-    let publisher = stream.publisher(PublisherOptions::default()).await?;
+    let options = PublisherOptions {
+        ack: arguments.ack.clone(),
+        ..PublisherOptions::default()
+    };
+    let publisher = stream.publisher(options).await?;
     let mut sending = Sending {
         publisher,
         progress: output::progress(None, "published"),

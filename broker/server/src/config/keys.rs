@@ -195,7 +195,9 @@ sections! {
         body_timeout_seconds: Duration = Duration::from_secs(60), Bound::of(1, 3_600);
         /// How long a read with a token waits for it when the request does not say.
         token_wait_seconds: Duration = Duration::from_secs(5), Bound::of(0, 600);
-        /// The longest wait that a request may ask for: for a token, or for records.
+        /// How long a publish that asks for other regions waits for them when the request does not say.
+        regions_wait_seconds: Duration = Duration::from_secs(10), Bound::of(0, 600);
+        /// The longest wait that a request may ask for: for a token, for regions, or for records.
         longest_wait_seconds: Duration = Duration::from_secs(60), Bound::of(1, 600);
         /// How long a shutdown waits for what is under way before it closes connections.
         shutdown_seconds: Duration = Duration::from_secs(10), Bound::of(0, 600);

@@ -5,16 +5,18 @@ use anabranch_core::sequencer::Placed;
 use anabranch_core::stream::StreamDefinition;
 use anabranch_core::vector::Token;
 use anabranch_protocol::http::{JSON, PublishAnswer, Published, TOKEN_HEADER};
-use anabranch_protocol::ws::Durability;
+use anabranch_protocol::ws::AckLevel;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use super::query::{Query, bad, cut};
 use super::refusal::Refusal;
-use crate::node::{Ack, AckRow, Running};
+use super::token;
+use crate::config::Limits;
+use crate::node::{Ack, AckRow, Running, Wish};
 
 /// [`TOKEN_HEADER`], ready for a map of headers.
 pub(super) const TOKEN: HeaderName = HeaderName::from_static(TOKEN_HEADER);
@@ -54,6 +56,7 @@ pub(super) fn written(running: &Running, ack: &Ack, streams: Streams<'_>) -> Res
         dot: first_dot(ack).map(|dot| dot.to_string()),
         token,
         durability: ack.durability.as_str().to_owned(),
+        regions: ack.regions.iter().map(ToString::to_string).collect(),
     };
     let mut response = json(StatusCode::OK, &body);
     let value = token_value(running, &ack.token());
@@ -93,11 +96,24 @@ fn first_dot(ack: &Ack) -> Option<Dot> {
     })
 }
 
-/// The parameter `ack`, which all writes have.
-pub(super) fn durability(query: &Query<'_>) -> Result<Durability, Refusal> {
-    match query.text("ack")? {
-        None | Some("disk") => Ok(Durability::Disk),
-        Some("memory") => Ok(Durability::Memory),
-        Some(other) => Err(bad(format!("ack={}: must be disk or memory", cut(other)))),
-    }
+/// The parameter `ack` and the preference `wait`, which all writes have.
+pub(super) fn wish(
+    query: &Query<'_>,
+    headers: &HeaderMap,
+    limits: &Limits,
+) -> Result<Wish, Refusal> {
+    let level = match query.text("ack")? {
+        None => AckLevel::Disk,
+        Some(text) => AckLevel::parse(text).ok_or_else(|| {
+            bad(format!(
+                "ack={}: must be disk, memory, regions:N or region:NAME,NAME…",
+                cut(text)
+            ))
+        })?,
+    };
+    let wait = token::wait(headers)?;
+    Ok(Wish {
+        level,
+        patience: wait.map(|wait| wait.min(limits.longest_wait_seconds)),
+    })
 }

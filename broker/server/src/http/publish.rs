@@ -14,7 +14,7 @@ use axum::extract::{Request, State};
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::answer::{Streams, durability, written};
+use super::answer::{Streams, wish, written};
 use super::body::{self, MediaType};
 use super::query::{Query, bad, cut};
 use super::refusal::Refusal;
@@ -31,7 +31,7 @@ pub(super) async fn publish(State(surface): App, request: Request) -> Answer {
     let running = surface.running()?;
     let (parts, body) = request.into_parts();
     let query = Query::read(&parts.uri, &["partition", "ack"])?;
-    let durability = durability(&query)?;
+    let wish = wish(&query, &parts.headers, surface.limits())?;
     let media_type = MediaType::of(&parts.headers, &POSSIBLE)?;
     let definition = running.writable_stream(&path::stream(&parts.uri))?;
     let partition = match query.text("partition")? {
@@ -56,7 +56,7 @@ pub(super) async fn publish(State(surface): App, request: Request) -> Answer {
         MediaType::Json => batches(&definition, &array(&body)?, partition, producer)?,
         MediaType::Ndjson => batches(&definition, &lines(&body)?, partition, producer)?,
     };
-    let ack = running.publish(Group::from(publishes), durability).await?;
+    let ack = running.publish(Group::from(publishes), wish).await?;
     Ok(written(running, &ack, Streams::Implied))
 }
 

@@ -11,17 +11,19 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use serde::de::IgnoredAny;
 use twox::xxh3::xxh3_128;
 
-use super::answer::{Streams, TOKEN, durability, token_value, written};
+use super::answer::{Streams, TOKEN, token_value, wish, written};
 use super::body::{self, content_type};
 use super::publish::batches;
 use super::query::{Query, cut};
 use super::refusal::Refusal;
 use super::token::read_at;
 use super::{Answer, App, path};
+use crate::config::Limits;
 use crate::node::{Group, Running};
 use crate::refused::refused;
 
@@ -116,7 +118,7 @@ pub(super) async fn write(State(surface): App, request: Request) -> Answer {
         body::json::<IgnoredAny>(&value)?;
     }
     let record = Record::put(path::key(&parts.uri), &value[..]);
-    store(running, &definition, record, &parts.uri).await
+    store(running, &definition, record, (&parts, surface.limits())).await
 }
 
 /// `DELETE`: the row is gone afterwards, whether or not it was there.
@@ -126,7 +128,7 @@ pub(super) async fn delete(State(surface): App, request: Request) -> Answer {
     check_unconditional(&parts.headers)?;
     let definition = keyed_stream(running, &parts.uri)?;
     let record = Record::delete(path::key(&parts.uri));
-    store(running, &definition, record, &parts.uri).await
+    store(running, &definition, record, (&parts, surface.limits())).await
 }
 
 /// `PATCH`: for streams whose rows are documents, which there are none of yet.
@@ -147,11 +149,11 @@ async fn store(
     running: &std::sync::Arc<Running>,
     definition: &std::sync::Arc<StreamDefinition>,
     record: Record<'_>,
-    uri: &Uri,
+    (parts, limits): (&Parts, &Limits),
 ) -> Answer {
-    let durability = durability(&Query::read(uri, &["ack"])?)?;
+    let wish = wish(&Query::read(&parts.uri, &["ack"])?, &parts.headers, limits)?;
     let publishes = batches(definition, &[record], None, None)?;
-    let ack = running.publish(Group::from(publishes), durability).await?;
+    let ack = running.publish(Group::from(publishes), wish).await?;
     Ok(written(running, &ack, Streams::Implied))
 }
 

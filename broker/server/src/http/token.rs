@@ -36,7 +36,7 @@ pub(super) fn read_at(
 }
 
 /// `wait` among the preferences of RFC 7240.
-fn wait(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+pub(super) fn wait(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
     let values = headers.get_all(PREFER).iter();
     let preferences = values
         .filter_map(|v| v.to_str().ok())

@@ -12,7 +12,7 @@ use axum::extract::{Request, State};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::answer::{Streams, durability, written};
+use super::answer::{Streams, wish, written};
 use super::body::{self, MediaType};
 use super::publish::batches;
 use super::query::Query;
@@ -25,7 +25,7 @@ pub(super) async fn commit(State(surface): App, request: Request) -> Answer {
     let running = surface.running()?;
     let (parts, body) = request.into_parts();
     let query = Query::read(&parts.uri, &["ack"])?;
-    let durability = durability(&query)?;
+    let wish = wish(&query, &parts.headers, surface.limits())?;
     MediaType::of(&parts.headers, &[MediaType::Json])?;
     running.check_writable()?;
     let body = body::read(body, surface.limits()).await?;
@@ -35,7 +35,7 @@ pub(super) async fn commit(State(surface): App, request: Request) -> Answer {
     for (definition, records) in &by_stream {
         publishes.append(&mut batches(definition, records, None, None)?);
     }
-    let ack = running.publish(Group::from(publishes), durability).await?;
+    let ack = running.publish(Group::from(publishes), wish).await?;
     let streams: Vec<_> = by_stream.into_iter().map(|(stream, _)| stream).collect();
     Ok(written(running, &ack, Streams::Named(&streams)))
 }

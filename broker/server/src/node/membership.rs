@@ -18,12 +18,14 @@ use anabranch_core::sequencer::Publish;
 use anabranch_core::stream::StreamDefinition;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::Hello;
-use anabranch_protocol::ws::Durability;
 use tokio::time::Instant;
 
-use super::publish::Group;
+use super::publish::{Group, Wish};
 use super::regions::Entry;
 use super::{Error, Running, wall_clock_ms};
+
+/// How often it is looked whether publishes have waited long enough for other regions.
+const LOOK_AT_EXPECTED_EVERY: Duration = Duration::from_millis(100);
 
 /// What is to be done for the members' sake.
 #[derive(Debug, Default)]
@@ -67,6 +69,16 @@ pub(crate) async fn keep(running: Arc<Running>, patience: Duration) {
     }
 }
 
+/// Refuses publishes that have waited long enough for other regions, until it is dropped.
+pub(crate) async fn keep_patience(running: Arc<Running>) {
+    let mut look = tokio::time::interval(LOOK_AT_EXPECTED_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        running.regions.look_at_expected();
+    }
+}
+
 impl Running {
     /// Whether this broker may write.
     ///
@@ -98,7 +110,7 @@ impl Running {
             batch,
         };
         let mut changed = self.regions.changed();
-        self.publish_unchecked(Group::One(publish), Durability::Disk)
+        self.publish_unchecked(Group::One(publish), Wish::default())
             .await?;
         // It is acknowledged a moment before what follows from it is seen.
         while self.regions.members().standing(broker) < Some(standing) {

@@ -46,7 +46,7 @@ use anabranch_core::vector::{Token, VersionVector};
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::block::Item;
 use anabranch_protocol::peer::{Heads, Hello};
-use anabranch_protocol::ws::Durability;
+use anabranch_protocol::ws::AckLevel;
 use anabranch_storage::log::LogReader;
 use anabranch_storage::tables::Tables;
 use crossbeam_channel::Sender;
@@ -58,8 +58,8 @@ pub(crate) use anabranch_storage::log::{Shipment, Shipped};
 pub(crate) use anabranch_storage::tables::{KeyRange, Page, StreamMap};
 pub(crate) use check::{check_batch, check_keys, check_partition};
 pub(crate) use error::Error;
-pub(crate) use membership::{check_hello, keep as keep_membership};
-pub(crate) use publish::{Ack, AckRow, AckSink, Group, Left, Numbered, Outcome, token_of};
+pub(crate) use membership::{check_hello, keep as keep_membership, keep_patience};
+pub(crate) use publish::{Ack, AckRow, AckSink, Group, Left, Numbered, Outcome, Wish, token_of};
 pub(crate) use reads::{Read, ReadAt};
 pub(crate) use regions::{Dialled, Entry, LinkCredit, LinkStatus, Regions, Seat, Status, Ticket};
 pub(crate) use residents::{Peer, Residents};
@@ -255,31 +255,35 @@ impl Running {
     ///
     /// # Errors
     /// When it is refused, or the disk fails.
-    pub(crate) async fn publish(&self, group: Group, durability: Durability) -> Result<Ack, Error> {
+    pub(crate) async fn publish(&self, group: Group, wish: Wish) -> Result<Ack, Error> {
         self.check_writable()?;
-        self.publish_into_reserve(group, durability).await
+        self.check_level(&wish.level)?;
+        self.publish_into_reserve(group, wish).await
+    }
+
+    /// Whether an acknowledgement of this level can be had.
+    ///
+    /// # Errors
+    /// When it asks for regions that there are not.
+    pub(crate) fn check_level(&self, level: &AckLevel) -> Result<(), Error> {
+        match level {
+            AckLevel::Disk | AckLevel::Memory => Ok(()),
+            AckLevel::Regions(quorum) => self.regions.check_quorum(quorum),
+        }
     }
 
     /// The same, even below the disk's reserve: for what gives space back.
-    async fn publish_into_reserve(
-        &self,
-        group: Group,
-        durability: Durability,
-    ) -> Result<Ack, Error> {
+    async fn publish_into_reserve(&self, group: Group, wish: Wish) -> Result<Ack, Error> {
         self.check_member()?;
-        self.publish_unchecked(group, durability).await
+        self.publish_unchecked(group, wish).await
     }
 
     /// The same, even while this broker is no member: for what makes it one.
-    async fn publish_unchecked(&self, group: Group, durability: Durability) -> Result<Ack, Error> {
+    async fn publish_unchecked(&self, group: Group, wish: Wish) -> Result<Ack, Error> {
         self.check_phase()?;
         let budget = self.admit(group.bytes()).await?;
         let (sender, receiver) = oneshot::channel();
-        let numbered = Numbered {
-            id: 0,
-            group,
-            durability,
-        };
+        let numbered = Numbered { id: 0, group, wish };
         self.send(Submission {
             publishes: vec![numbered],
             reply: Reply::Once(sender),

@@ -1,11 +1,12 @@
 //! What goes into the writer and what comes back: submissions and acknowledgements.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use anabranch_core::id::{Origin, PartitionId, Sequence, StreamId};
+use anabranch_core::id::{Origin, PartitionId, RegionName, Sequence, StreamId};
 use anabranch_core::sequencer::{Placed, Publish};
 use anabranch_core::vector::{Token, VersionVector};
-use anabranch_protocol::ws::Durability;
+use anabranch_protocol::ws::{AckLevel, Durability};
 use anabranch_storage::log::most_entry_bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -49,7 +50,15 @@ impl From<Vec<Publish>> for Group {
 pub(crate) struct Numbered {
     pub(crate) id: u64,
     pub(crate) group: Group,
-    pub(crate) durability: Durability,
+    pub(crate) wish: Wish,
+}
+
+/// When a publish is to be acknowledged.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wish {
+    pub(crate) level: AckLevel,
+    /// How long it waits for other regions; `None` as configured.
+    pub(crate) patience: Option<Duration>,
 }
 
 /// What the writer takes from its inbox. It owns its share of the in-flight budget, which is given
@@ -95,6 +104,43 @@ pub(crate) enum Reply {
     Once(oneshot::Sender<Result<Ack, Error>>),
 }
 
+/// A [`Reply`] to one publish.
+pub(crate) enum Answer {
+    Connection(Arc<AckSink>, u64),
+    Once(oneshot::Sender<Result<Ack, Error>>),
+}
+
+impl Answer {
+    pub(crate) fn refuse(self, error: Error) {
+        match self {
+            Self::Once(sender) => {
+                // Whoever asked may have given up.
+                let _ = sender.send(Err(error));
+            }
+            Self::Connection(sink, id) => sink.push(&mut vec![Outcome::Refused { id, error }]),
+        }
+    }
+
+    pub(crate) fn acknowledge(self, ack: Ack) {
+        match self {
+            Self::Once(sender) => {
+                // Whoever asked may have given up; the records are in the log all the same.
+                let _ = sender.send(Ok(ack));
+            }
+            Self::Connection(sink, id) => {
+                let (sequence, durability) = (ack.sequence, ack.durability);
+                let outcome = |row| Outcome::Row {
+                    id,
+                    sequence,
+                    durability,
+                    row,
+                };
+                sink.push(&mut ack.rows.into_iter().map(outcome).collect());
+            }
+        }
+    }
+}
+
 /// Where one batch of a publish went.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AckRow {
@@ -111,6 +157,8 @@ pub(crate) struct Ack {
     /// The frame. For a duplicate: the origin's latest frame, which the first one is not after.
     pub(crate) sequence: Sequence,
     pub(crate) durability: Durability,
+    /// The regions that hold it, where the publish asked for some.
+    pub(crate) regions: Vec<RegionName>,
     pub(crate) rows: Vec<AckRow>,
 }
 

@@ -3,16 +3,17 @@
 
 mod credit;
 mod entry;
+mod expecting;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::exchange::Ask;
-use anabranch_core::id::{BrokerId, Origin, Position, RegionName, Sequence};
+use anabranch_core::id::{BrokerId, ClusterId, Origin, Position, RegionName, Sequence};
 use anabranch_core::lag::Lag;
 use anabranch_core::members::{Member, Members};
 use anabranch_core::mesh::Mesh;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 
 pub(crate) use credit::{LinkCredit, Ticket};
 pub(crate) use entry::Entry;
+pub(super) use expecting::Expected;
 pub(crate) use status::{LinkStatus, Status};
 
 use super::membership::parked_error;
@@ -104,6 +106,8 @@ struct State {
     only_here: Lag,
     /// Frames of other regions that wait for what they follow, and their bytes.
     waiting: (usize, usize),
+    /// Publishes that other regions have to hold before they are acknowledged.
+    expecting: VecDeque<expecting::Waiting>,
     /// A watermark, and up to where the tables have to be applied before it is theirs.
     ahead: Option<(HybridTimestamp, Position)>,
     forks: Vec<String>,
@@ -117,6 +121,9 @@ struct State {
 pub(crate) struct Regions {
     own: Origin,
     region: RegionName,
+    cluster: ClusterId,
+    /// How long a publish waits for other regions, unless it says so itself.
+    patience: Duration,
     state: Mutex<State>,
     /// Raised with every report, own ones included.
     heard: watch::Sender<u64>,
@@ -146,6 +153,9 @@ pub(crate) struct Group {
 pub(crate) struct Begin {
     pub(crate) own: Origin,
     pub(crate) region: RegionName,
+    pub(crate) cluster: ClusterId,
+    /// How long a publish waits for other regions, unless it says so itself.
+    pub(crate) patience: Duration,
     pub(crate) report: Report,
     pub(crate) durable: Position,
     pub(crate) tables: Tables,
@@ -163,6 +173,8 @@ impl Regions {
         let Begin {
             own,
             region,
+            cluster,
+            patience,
             report,
             durable,
             tables,
@@ -179,6 +191,7 @@ impl Regions {
             appended: 0,
             only_here: Lag::default(),
             waiting: (0, 0),
+            expecting: VecDeque::new(),
             ahead: None,
             forks: Vec::new(),
             only: None,
@@ -191,6 +204,8 @@ impl Regions {
         let regions = Self {
             own,
             region,
+            cluster,
+            patience,
             state: Mutex::new(state),
             heard: watch::Sender::new(0),
             watermark,
@@ -410,7 +425,9 @@ impl Regions {
             state.ahead = Some((watermark, state.durable));
             state.raise(&self.tables, self.tables.applied());
         }
+        let settled = state.settle_expected(self.own);
         drop(state);
+        self.answer(settled);
         self.watermark.send_if_modified(|held| {
             let rises = *held < watermark;
             *held = watermark.max(*held);

@@ -388,6 +388,8 @@ fn new_running(
         regions: Arc::new(Regions::new(Begin {
             own: origin,
             region,
+            cluster,
+            patience: config.limits.regions_wait_seconds,
             report,
             durable: next,
             tables: tables.clone(),

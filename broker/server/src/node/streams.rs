@@ -8,10 +8,9 @@ use anabranch_core::id::{Offset, PartitionId, StreamName};
 use anabranch_core::sequencer::Publish;
 use anabranch_core::stream::StreamDefinition;
 use anabranch_protocol::error::Code;
-use anabranch_protocol::ws::Durability;
 use serde_json::Value;
 
-use super::publish::{Ack, Group};
+use super::publish::{Ack, Group, Wish};
 use super::{Error, Running, error, wall_clock_ms};
 
 /// What is written of a definition.
@@ -207,8 +206,8 @@ impl Running {
         };
         let group = Group::One(publish);
         let ack = match said {
-            Said::Is => self.publish(group, Durability::Disk).await?,
-            Said::IsGone => self.publish_into_reserve(group, Durability::Disk).await?,
+            Said::Is => self.publish(group, Wish::default()).await?,
+            Said::IsGone => self.publish_into_reserve(group, Wish::default()).await?,
         };
         self.wait_applied(self.reader.next_position()).await;
         Ok(ack)

@@ -10,6 +10,7 @@
 //! Whatever arrived while the last group was being synced becomes the next group, so groups grow
 //! with the load and a lone publish waits for nobody.
 
+mod gathered;
 #[cfg(test)]
 mod tests;
 
@@ -19,20 +20,21 @@ use std::time::{Duration, Instant};
 
 use anabranch_core::frame::Commit;
 use anabranch_core::holding::{Holding, Settled};
-use anabranch_core::id::{Origin, Position, Sequence};
-use anabranch_core::sequencer::{AcceptError, Foreign, OpenFrame, Placed, Publish, Sequencer};
+use anabranch_core::id::Position;
+use anabranch_core::sequencer::{AcceptError, Foreign, OpenFrame, Publish, Sequencer};
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::Heads;
 use anabranch_protocol::peer::block::Item;
-use anabranch_protocol::ws::Durability;
+use anabranch_protocol::ws::{AckLevel, Durability};
 use anabranch_storage::durable::Durable;
 use anabranch_storage::log::{Log, WriteError, most_entry_bytes, most_gap_bytes};
 use anabranch_storage::tables::{StreamMap, Tables};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use gathered::{Gathered, Waiting};
 use tokio::sync::{oneshot, watch};
 
 use super::metrics::WriterMetrics;
-use super::publish::{Ack, AckRow, AckSink, Budget, Numbered, Outcome, Reply, Submission};
+use super::publish::{AckRow, Answer, Numbered, Outcome, Reply, Submission};
 use super::regions::{Group, Regions, Ticket};
 use super::residents::Residents;
 use super::tail::Tail;
@@ -85,39 +87,6 @@ pub(crate) struct Writer {
     pub(crate) durable: Arc<watch::Sender<Position>>,
     /// When a frame of another region was last taken over, or nothing waited.
     pub(crate) moved: Instant,
-}
-
-/// A publish whose group is not durable yet.
-struct Waiting {
-    reply: Answer,
-    durability: Durability,
-    rows: std::ops::Range<usize>,
-    frame: usize,
-}
-
-/// A [`Reply`] with its number.
-enum Answer {
-    Connection(Arc<AckSink>, u64),
-    Once(tokio::sync::oneshot::Sender<Result<Ack, Error>>),
-}
-
-/// What has been gathered for one sync.
-#[derive(Default)]
-struct Gathered {
-    waiting: Vec<Waiting>,
-    rows: Vec<AckRow>,
-    /// The sequences of the group's frames, by number.
-    frames: Vec<Sequence>,
-    budgets: Vec<Budget>,
-    placed: Vec<Placed>,
-    passed: Vec<oneshot::Sender<Heads>>,
-    /// The last frames of gaps that came over links.
-    gaps: Vec<(Origin, Sequence)>,
-    /// Given back with the group's end.
-    tickets: Vec<Ticket>,
-    /// Whether frames that wait could not be looked at for want of room in the group.
-    more_held: bool,
-    stop: bool,
 }
 
 impl Writer {
@@ -179,13 +148,13 @@ impl Writer {
         self.log.write().map_err(|error| error.to_string())?;
         // With the operating system, if not on the disk: what a killed process wrote is found
         // again at the next start, so the place in the log that this names is not given twice.
-        gathered.tell(self.sequencer.origin(), Durability::Memory);
+        gathered.tell(self.sequencer.origin(), Durability::Memory, &self.regions);
         let run = self.log.sync().map_err(|error| error.to_string())?;
         self.metrics.group(started.elapsed(), bytes, &run);
         self.tail.push(&run);
         let through = self.sequencer.next_position();
         self.tail.pass(&gathered.gaps, through);
-        gathered.tell(self.sequencer.origin(), Durability::Disk);
+        gathered.tell(self.sequencer.origin(), Durability::Disk, &self.regions);
         let is_empty = run.is_empty() && gathered.gaps.is_empty();
         if !is_empty {
             self.advance(through, bytes as u64);
@@ -520,7 +489,7 @@ fn add_submission<'a>(
         reply,
         budget,
     } = submission;
-    gathered.budgets.push(budget);
+    let budget = Arc::new(budget);
     let mut once = None;
     let connection = match reply {
         Reply::Connection(sink) => Some(sink),
@@ -560,89 +529,15 @@ fn add_submission<'a>(
                 placed,
             });
         }
+        let waits_longer = matches!(publish.wish.level, AckLevel::Regions(_));
         gathered.waiting.push(Waiting {
             reply: answer,
-            durability: publish.durability,
+            wish: publish.wish,
             rows: from..gathered.rows.len(),
             frame: gathered.frames.len(),
+            budget: waits_longer.then(|| Arc::clone(&budget)),
         });
     }
+    gathered.budgets.push(budget);
     frame
-}
-
-impl Gathered {
-    /// Answers those who wait for this durability.
-    fn tell(&mut self, origin: Origin, durability: Durability) {
-        let mut outcomes = Vec::new();
-        let mut current: Option<Arc<AckSink>> = None;
-        for waiting in std::mem::take(&mut self.waiting) {
-            if waiting.durability != durability {
-                self.waiting.push(waiting);
-                continue;
-            }
-            let sequence = self.frames[waiting.frame];
-            let rows = &self.rows[waiting.rows.clone()];
-            match waiting.reply {
-                Answer::Once(sender) => {
-                    let rows = rows.to_vec();
-                    // Whoever asked may have given up; the records are in the log all the same.
-                    let _ = sender.send(Ok(Ack {
-                        origin,
-                        sequence,
-                        durability,
-                        rows,
-                    }));
-                }
-                Answer::Connection(sink, id) => {
-                    let same = current
-                        .as_ref()
-                        .is_some_and(|held| Arc::ptr_eq(held, &sink));
-                    if !same && let Some(held) = current.replace(sink) {
-                        held.push(&mut outcomes);
-                    }
-                    outcomes.extend(rows.iter().map(|&row| Outcome::Row {
-                        id,
-                        sequence,
-                        durability,
-                        row,
-                    }));
-                }
-            }
-        }
-        if let Some(held) = current {
-            held.push(&mut outcomes);
-        }
-    }
-
-    fn refuse_all(&mut self, reason: &str) {
-        for waiting in self.waiting.drain(..) {
-            waiting.reply.refuse(error::failed(reason));
-        }
-    }
-
-    fn clear(&mut self, sequencer: &Sequencer) {
-        debug_assert!(self.waiting.is_empty(), "everybody was told");
-        self.rows.clear();
-        self.frames.clear();
-        self.budgets.clear();
-        self.gaps.clear();
-        self.tickets.clear();
-        for passed in self.passed.drain(..) {
-            let heads = sequencer.heads();
-            let heads = heads.map(|(origin, head)| (origin, (head.sequence, head.chain)));
-            // Whoever waited may have given up.
-            let _ = passed.send(heads.collect());
-        }
-    }
-}
-
-impl Answer {
-    fn refuse(self, error: Error) {
-        match self {
-            Self::Once(sender) => {
-                let _ = sender.send(Err(error));
-            }
-            Self::Connection(sink, id) => sink.push(&mut vec![Outcome::Refused { id, error }]),
-        }
-    }
 }

@@ -12,7 +12,7 @@ use anabranch_protocol::ws::{self, Payload};
 use bytes::Bytes;
 
 use crate::node::{
-    AckSink, Group, Numbered, Running, StreamMap, check_batch, check_keys, check_partition,
+    AckSink, Group, Numbered, Running, StreamMap, Wish, check_batch, check_keys, check_partition,
     wall_clock_ms,
 };
 
@@ -57,6 +57,7 @@ impl Publisher {
     /// When it is refused; others are not concerned.
     pub(super) fn add(&mut self, publish: ws::Publish<'_>, message: &Bytes) -> Result<(), Problem> {
         let definition = self.definition(&publish.stream)?;
+        self.running.check_level(&publish.ack)?;
         let group = match publish.payload {
             Payload::Batch(bytes) => {
                 // The batch stays where it is: in the message.
@@ -84,7 +85,10 @@ impl Publisher {
         self.gathered.push(Numbered {
             id: publish.id,
             group,
-            durability: publish.durability,
+            wish: Wish {
+                level: publish.ack,
+                patience: None,
+            },
         });
         Ok(())
     }

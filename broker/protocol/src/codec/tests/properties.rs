@@ -83,9 +83,9 @@ fn publish() -> impl Strategy<Value = ClientMessage<'static>> {
         partition,
         payload,
         option::of(stamp),
-        any::<bool>(),
+        ack_level(),
     )
-        .prop_map(|(id, stream, partition, payload, stamp, memory)| {
+        .prop_map(|(id, stream, partition, payload, stamp, ack)| {
             let of_records = matches!(payload, Payload::Records(_));
             let stamp = stamp.filter(|_| of_records);
             ClientMessage::Publish(Publish {
@@ -98,13 +98,18 @@ fn publish() -> impl Strategy<Value = ClientMessage<'static>> {
                     epoch,
                     sequence,
                 }),
-                durability: if memory {
-                    Durability::Memory
-                } else {
-                    Durability::Disk
-                },
+                ack,
             })
         })
+}
+
+fn ack_level() -> impl Strategy<Value = AckLevel> {
+    prop_oneof![
+        Just(AckLevel::Disk),
+        Just(AckLevel::Memory),
+        Just(AckLevel::parse("regions:3").unwrap()),
+        Just(AckLevel::parse("region:eu,us").unwrap()),
+    ]
 }
 
 fn subscription() -> impl Strategy<Value = SubscriptionId> {

@@ -106,7 +106,7 @@ fn publish_of_records() {
             epoch: 0,
             sequence: 70_000,
         }),
-        durability: Durability::Memory,
+        ack: AckLevel::Memory,
     });
     check_client(
         &message,
@@ -125,7 +125,7 @@ fn publish_of_a_batch() {
         partition: None,
         payload: Payload::Batch(Cow::Borrowed(b"\x00\x01\x02")),
         producer: None,
-        durability: Durability::Disk,
+        ack: AckLevel::Disk,
     });
     check_client(
         &message,

@@ -13,7 +13,7 @@ use anabranch_storage::tables::{Applier, TablesOptions};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-use super::super::publish::Group;
+use super::super::publish::{Ack, Budget, Group, Wish};
 use super::super::regions::Begin;
 use super::*;
 
@@ -49,6 +49,8 @@ impl Scene {
             own: opened.sequencer.origin(),
             region: here.clone(),
             report: opened.sequencer.report(),
+            cluster: ClusterId::of("test"),
+            patience: std::time::Duration::ZERO,
             durable: next,
             tables: tables.clone(),
             expected: None,
@@ -94,7 +96,13 @@ impl Scene {
             publishes: vec![Numbered {
                 id: 0,
                 group: Group::One(publish),
-                durability,
+                wish: Wish {
+                    level: match durability {
+                        Durability::Memory => AckLevel::Memory,
+                        _ => AckLevel::Disk,
+                    },
+                    patience: None,
+                },
             }],
             reply: Reply::Once(reply),
             budget: Budget {
