@@ -95,6 +95,11 @@ impl Regions {
         self.brokers[number].kill();
     }
 
+    /// Starts a broker that was killed; it waits until it is a member.
+    pub async fn restart_patiently(&mut self, number: usize) {
+        self.brokers[number] = self.run(number, &["links.join_seconds=60"]).await;
+    }
+
     /// Kills a broker, and starts it again.
     pub async fn restart(&mut self, number: usize) {
         self.brokers[number].kill();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anabranch_tests::broker::Broker;
+use anabranch_tests::broker::{Broker, command};
 use anabranch_tests::condition::eventually;
 use anabranch_tests::home::Home;
 use anabranch_tests::proxy::Weather;
@@ -155,14 +155,53 @@ async fn a_parked_region_is_waited_for_no_more_and_resurrects_nothing() {
     assert_eq!(refused["code"], "AB4103", "{refused}");
     assert_eq!(regions.row(2, "t", "only-there").await, Some(json!("lost")));
     equal(&regions, &[0, 1], 6).await;
+    // Its directory is put aside, with what nobody else has, and it joins under a new id.
+    regions.kill(2);
+    let data = regions.home(2).data();
+    let server = format!("http://{}", regions.broker(0).address());
+    let output = rejoin(&data, &server).await;
+    assert!(output.contains("\"stream\":\"t\""), "{output}");
+    let line: Value = serde_json::from_str(output.lines().next().unwrap()).unwrap();
+    let unsent = std::fs::read_to_string(line["file"].as_str().unwrap()).unwrap();
+    let keys: Vec<_> = unsent
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["key"].clone())
+        .collect();
+    assert_eq!(keys, [json!("only-there"), json!("k12")]);
+    regions.restart_patiently(2).await;
+    equal(&regions, &[0, 1, 2], 6).await;
+    regions.put(2, "t", "back", "again").await;
+    equal(&regions, &[0, 1, 2], 7).await;
+    regions.delete(0, "t", "back").await;
+    equal(&regions, &[0, 1, 2], 6).await;
     // A parked one can be removed for good, and is not shown any more.
     regions.kill(2);
+    let old = regions.status(1).await;
+    let parked = old["members"].as_array().unwrap().iter();
+    let parked = parked.filter(|member| member["standing"] == "parked");
+    let parked: Vec<_> = parked.map(|member| member["broker"].clone()).collect();
+    assert_eq!(parked.len(), 1, "{old}");
+    let answer = regions.end(1, parked[0].as_str().unwrap(), "remove").await;
+    assert_eq!(answer.json()["members"].as_array().unwrap().len(), 3);
     let answer = regions.end(1, "r2", "remove").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.json()["members"].as_array().unwrap().len(), 2);
     // A new one in its place gets what is there, and the deleted rows stay deleted.
     regions.join().await;
     equal(&regions, &[0, 1, 3], 6).await;
+}
+
+/// Runs the command; gives its standard output.
+async fn rejoin(data: &std::path::Path, server: &str) -> String {
+    let mut command = command();
+    command
+        .args(["rejoin", "--json", "--server", server, "--data-dir"])
+        .arg(data);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = output.await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -131,6 +131,14 @@ impl Said {
     }
 }
 
+impl Said {
+    /// What the stream is, unless the record deletes it.
+    #[must_use]
+    pub fn definition(&self) -> Option<&StreamDefinition> {
+        self.definition.as_ref()
+    }
+}
+
 /// The value of a record that makes or changes a stream.
 #[must_use]
 pub fn put_value(definition: &StreamDefinition) -> String {

@@ -51,6 +51,11 @@ pub(super) enum Command {
     Bench(anabranch_bench::cli::Command),
     /// Check every checksum, chain and index of a data folder, and that rows equal the fold of the log.
     Verify(VerifyArguments),
+    /// Put the data folder of a parked broker aside, so that it can join anew.
+    ///
+    /// What it has written and no other broker has is written to files, to be published again by
+    /// whoever knows whether it should still count.
+    Rejoin(RejoinArguments),
     /// Check whether this machine suits a broker.
     Doctor(DoctorArguments),
     /// Print the effective configuration and where each value comes from.
@@ -438,6 +443,16 @@ pub(super) struct RowsArguments {
     /// At most so many rows.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(super) limit: usize,
+    #[command(flatten)]
+    pub(super) target: Target,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RejoinArguments {
+    /// The data folder of the broker that was parked; it must be stopped.
+    #[arg(long, value_name = "DIR")]
+    pub(super) data_dir: PathBuf,
+    /// A broker of the cluster that goes on, which says what it has.
     #[command(flatten)]
     pub(super) target: Target,
 }

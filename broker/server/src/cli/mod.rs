@@ -9,6 +9,7 @@
 //! | [`broker`] | `dev` and `serve` |
 //! | [`dev`] | `dev` with several regions |
 //! | [`stream`], [`publish`], [`subscribe`], [`rows`], [`regions`] | the commands that talk to a broker |
+//! | [`rejoin`] | putting the data of a parked broker aside |
 //! | [`verify`], [`doctor`] | whether what is on disk holds, and whether the machine does |
 
 mod age;
@@ -22,6 +23,7 @@ mod logging;
 mod output;
 mod publish;
 mod regions;
+mod rejoin;
 mod rows;
 mod stream;
 mod subscribe;
@@ -87,6 +89,7 @@ async fn run(command: Command) -> Ended {
         }
         Command::Demo(arguments) => Box::pin(demo::run(arguments)).await,
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Rejoin(arguments) => rejoin::run(arguments).await,
         Command::Doctor(arguments) => doctor::run(arguments).await,
         Command::Config(arguments) => show_configuration(&arguments),
         Command::Completion { shell } => {
