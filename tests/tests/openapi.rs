@@ -91,6 +91,21 @@ const ASKED: &[Ask] = &[
     get("/readyz", "/readyz", 200),
     get("/metrics", "/metrics", 200),
     get("/v1/regions", "/v1/regions", 200),
+    // A broker that is alone has nobody to park.
+    send(
+        "POST",
+        "/v1/regions/{member}/park",
+        "/v1/regions/nowhere/park",
+        "",
+        400,
+    ),
+    send(
+        "POST",
+        "/v1/regions/{member}/remove",
+        "/v1/regions/nowhere/remove",
+        "",
+        400,
+    ),
     send(
         "POST",
         STREAMS,
@@ -279,6 +294,8 @@ async fn what_the_document_does_not_name_is_not_there() {
         (ROW, "/v1/tables/s/rows/k"),
         ("/v1/transactions", "/v1/transactions"),
         ("/v1/regions", "/v1/regions"),
+        ("/v1/regions/{member}/park", "/v1/regions/x/park"),
+        ("/v1/regions/{member}/remove", "/v1/regions/x/remove"),
         ("/livez", "/livez"),
     ] {
         for method in ["GET", "PUT", "POST", "PATCH", "DELETE"] {

@@ -131,14 +131,6 @@ impl Said {
     }
 }
 
-impl Said {
-    /// What the stream is, unless the record deletes it.
-    #[must_use]
-    pub fn definition(&self) -> Option<&StreamDefinition> {
-        self.definition.as_ref()
-    }
-}
-
 /// The value of a record that makes or changes a stream.
 #[must_use]
 pub fn put_value(definition: &StreamDefinition) -> String {

@@ -46,13 +46,19 @@ impl Regions {
     /// Acknowledges a publish once other regions have said that they hold it, or refuses it when that
     /// takes too long.
     pub(in crate::node) fn expect(&self, expected: Expected) {
+        if self.expected.is_none() {
+            // Alone, it asked for nothing but this region, or it would have been refused.
+            return self.answer(vec![Settled {
+                expected,
+                regions: vec![self.region.clone()],
+                in_time: true,
+            }]);
+        }
         let patience = expected.patience.unwrap_or(self.patience);
         let until = Instant::now() + patience;
-        let mut state = self.state.lock();
-        state.expecting.push_back(Waiting { expected, until });
-        let settled = state.settle_expected(self.own);
-        drop(state);
-        self.answer(settled);
+        // It is looked at once its own group is in this broker's report, which is next.
+        let waiting = Waiting { expected, until };
+        self.state.lock().expecting.push_back(waiting);
     }
 
     /// Refuses those that have waited for long enough. To be called now and then.
