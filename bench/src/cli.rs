@@ -55,7 +55,7 @@ pub enum Command {
     RegionsCatchUp(RegionsCatchUpArguments),
     /// More and more regions, all linked and all written to at the same rate.
     ///
-    /// Defaults: 2 to 7 regions, 10 seconds each, 5000 records a second in each region, 100 a
+    /// Defaults: 2 to 7 regions, 10 seconds each, 10,000 records a second in each region, 100 a
     /// batch, 100 bytes each.
     RegionsScale(RegionsScaleArguments),
     /// All of them but those of several regions, one after the other, as a table.

@@ -47,8 +47,8 @@ const APPENDS_BEFORE: &str = "1 MiB appends with fdatasync, before";
 
 const STREAM: &str = "bench-catch-up";
 
-/// Records made ahead for each publisher.
-const RECORDS_AHEAD: usize = 200_000;
+/// Records made ahead for each publisher: five seconds, which a disk that stalls may take.
+const RECORDS_AHEAD: usize = 500_000;
 
 /// Who is behind: the second region. The first has what it missed.
 const AHEAD: usize = 0;

@@ -22,7 +22,7 @@ const DEFAULTS: Defaults = Defaults {
     keys: None,
     window: 1,
     connections: 1,
-    rate: Some(5_000),
+    rate: Some(10_000),
     format: Format::Batch,
 };
 

@@ -397,6 +397,11 @@ impl Running {
         self.reader.ship_from(ask)
     }
 
+    /// Past what a peer does not ask for, as far as that is known without reading.
+    pub(crate) fn pass_over(&self, from: Position, ask: &Ask) -> Position {
+        self.reader.pass_over(from, ask)
+    }
+
     /// What a peer asks for, in the order of this log, without the batches that may not go to it, and
     /// where to go on. Blocks.
     ///

@@ -19,6 +19,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use super::packing::{Packer, Unpacker};
 use super::wire::{Incoming, ReadError};
 use crate::config::Links;
 use crate::node::{Dialled, Error, LinkCredit, Node, Peer, Running, Seat, Shipped, check_hello};
@@ -34,12 +35,6 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 /// Bytes of frames that are read from the log at once; blocks are about this long.
 const BLOCK_BYTES: usize = 1 << 20;
-
-/// Blocks shorter than this are not worth compressing.
-const COMPRESS_FROM: usize = 512;
-
-/// The fastest level: a link is compressed to save its bandwidth, not to keep what is sent.
-const ZSTD_LEVEL: i32 = 1;
 
 /// Reports go out no more often than this while nothing else does.
 const REPORT_EVERY: Duration = Duration::from_millis(2);
@@ -199,7 +194,7 @@ async fn keep(
         told,
         credit: &credit,
         window,
-        compress: options.compress,
+        packer: options.compress.then(Packer::default),
         wanted: None,
         reports_of: BTreeSet::new(),
         left: 0,
@@ -211,6 +206,7 @@ async fn keep(
         tell,
         credit: &credit,
         window,
+        unpacker: Unpacker::default(),
     };
     tokio::select! {
         ended = outgoing.run() => ended,
@@ -228,10 +224,11 @@ struct Reading<'a> {
     tell: mpsc::Sender<Told>,
     credit: &'a Arc<LinkCredit>,
     window: u64,
+    unpacker: Unpacker,
 }
 
 impl Reading<'_> {
-    async fn run(&self, mut incoming: Incoming<OwnedReadHalf>) -> Ended {
+    async fn run(mut self, mut incoming: Incoming<OwnedReadHalf>) -> Ended {
         loop {
             let message = match timeout(SILENCE, incoming.next()).await {
                 Ok(Ok(message)) => message,
@@ -244,7 +241,7 @@ impl Reading<'_> {
         }
     }
 
-    async fn take(&self, message: PeerMessage) -> Result<(), Ended> {
+    async fn take(&mut self, message: PeerMessage) -> Result<(), Ended> {
         let told = match message {
             PeerMessage::Block {
                 compressed,
@@ -271,7 +268,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    async fn take_block(&self, compressed: bool, raw: u32, items: Bytes) -> Result<(), Ended> {
+    async fn take_block(&mut self, compressed: bool, raw: u32, items: Bytes) -> Result<(), Ended> {
         let arrived = items.len() as u64;
         let limit = raw as usize;
         // One frame of the largest size may overdraw the window.
@@ -284,7 +281,10 @@ impl Reading<'_> {
         }
         let items = match compressed {
             false => items,
-            true => inflate(items, limit).await?,
+            true => {
+                let inflated = self.unpacker.unpack(items, limit).await;
+                inflated.ok_or(Ended::Protocol("a block does not inflate"))?
+            }
         };
         if items.len() != limit {
             return Err(Ended::Protocol("a block has another length than it says"));
@@ -313,15 +313,6 @@ impl Reading<'_> {
     }
 }
 
-/// Off the reactor, since a megabyte takes a millisecond.
-async fn inflate(items: Bytes, limit: usize) -> Result<Bytes, Ended> {
-    let inflated = tokio::task::spawn_blocking(move || zstd::bulk::decompress(&items, limit)).await;
-    match inflated {
-        Ok(Ok(items)) => Ok(items.into()),
-        Ok(Err(_)) | Err(_) => Err(Ended::Protocol("a block does not inflate")),
-    }
-}
-
 struct Outgoing<'a> {
     running: &'a Arc<Running>,
     seat: &'a Seat,
@@ -329,7 +320,8 @@ struct Outgoing<'a> {
     told: mpsc::Receiver<Told>,
     credit: &'a Arc<LinkCredit>,
     window: u64,
-    compress: bool,
+    /// `None` where blocks are not compressed.
+    packer: Option<Packer>,
     /// What is shipped: what was asked for, without what can only come from elsewhere.
     wanted: Option<Ask>,
     /// The brokers of whom it was asked for.
@@ -358,7 +350,7 @@ impl Outgoing<'_> {
         let mut next_report = Instant::now();
         loop {
             let may_ship = self.wanted.is_some() && self.left > 0;
-            if may_ship && self.position < *durable.borrow_and_update() {
+            if may_ship && self.has_more(*durable.borrow_and_update()) {
                 self.ship().await?;
                 // Reports and credit must not wait until a peer has caught up.
                 self.give_credit().await?;
@@ -388,6 +380,17 @@ impl Outgoing<'_> {
                 () = tokio::time::sleep(PING_EVERY) => self.say(&PeerMessage::Ping).await?,
             }
         }
+    }
+
+    /// Whether there may be something to ship. Most of what becomes durable came from others and is
+    /// not asked for: that is passed over here, without another thread.
+    fn has_more(&mut self, durable: Position) -> bool {
+        if let Some(ask) = &self.wanted
+            && self.position < durable
+        {
+            self.position = self.running.pass_over(self.position, ask);
+        }
+        self.position < durable
     }
 
     fn note(&mut self, told: Told, heard: &mut watch::Receiver<u64>) {
@@ -439,13 +442,16 @@ impl Outgoing<'_> {
         };
         let (running, from) = (Arc::clone(self.running), self.position);
         let most = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let (compress, to) = (self.compress, self.seat.peer.clone());
+        let (mut packer, to) = (self.packer.take(), self.seat.peer.clone());
         let made = tokio::task::spawn_blocking(move || {
-            make_block(&running, (&to, ask), from, most.min(BLOCK_BYTES), compress)
+            let packing = packer.as_mut();
+            let made = make_block(&running, (&to, ask), from, most.min(BLOCK_BYTES), packing);
+            (packer, made)
         });
-        let made = made
+        let (packer, made) = made
             .await
             .map_err(|_| Ended::Log("reading panicked".to_owned()))?;
+        self.packer = packer;
         let Made {
             block,
             ask,
@@ -506,7 +512,7 @@ fn make_block(
     (to, mut ask): (&Peer, Ask),
     from: Position,
     max_bytes: usize,
-    compress: bool,
+    packer: Option<&mut Packer>,
 ) -> Result<Made, String> {
     let shipment = running.shipment((to, &ask), from, max_bytes);
     let mut shipment = shipment.map_err(|error| error.detail)?;
@@ -520,7 +526,7 @@ fn make_block(
     }
     let block = match shipment.items.len() {
         0 => None,
-        frames => Some(pack(items, frames as u64, compress)?),
+        frames => Some(pack(items, frames as u64, packer)?),
     };
     Ok(Made {
         block,
@@ -530,13 +536,9 @@ fn make_block(
     })
 }
 
-fn pack(items: BytesMut, frames: u64, compress: bool) -> Result<Block, String> {
+fn pack(items: BytesMut, frames: u64, packer: Option<&mut Packer>) -> Result<Block, String> {
     let raw = items.len();
-    let packed = match compress && raw >= COMPRESS_FROM {
-        true => zstd::bulk::compress(&items, ZSTD_LEVEL).ok(),
-        false => None,
-    };
-    let packed = packed.filter(|packed| packed.len() < raw);
+    let packed = packer.and_then(|packer| packer.pack(&items));
     let compressed = packed.is_some();
     let items = packed.map_or_else(|| items.freeze(), Bytes::from);
     let mut message = BytesMut::with_capacity(items.len() + 16);

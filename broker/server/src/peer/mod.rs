@@ -10,10 +10,12 @@
 //! |---|---|
 //! | `dial` | one task for each configured peer, which dials again when the link is down |
 //! | `link` | a link from hello to its end |
+//! | `packing` | how blocks are compressed |
 //! | `wire` | messages over a socket |
 
 mod dial;
 mod link;
+mod packing;
 mod wire;
 
 use std::sync::Arc;

@@ -130,6 +130,19 @@ impl LogReader {
         Ok(Shipment { items, next })
     }
 
+    /// Where the next frame is that is asked for, as far as the index of the active segment tells; the
+    /// place itself where that is in an older one.
+    #[must_use]
+    pub fn pass_over(&self, from: Position, ask: &Ask) -> Position {
+        let state = self.shared().state.read();
+        if from < state.start() || state.segment_of(from).is_some() {
+            return from;
+        }
+        let plan = state.active.index.plan_asked(from, ask, 0);
+        let first = plan.entries.first().map(|planned| planned.position);
+        first.unwrap_or(plan.next).max(from)
+    }
+
     /// What is shipped of a place before the floor: gaps for all that was there.
     fn below_floor(&self, from: Position, ask: &Ask) -> Option<Shipment> {
         let state = self.shared().state.read();

@@ -74,6 +74,14 @@ proptest! {
         let expected: Vec<_> = all.iter().filter(|c| ask.wants(&c.header)).collect();
         let first = expected.first().map_or(broker.reader.next_position(), |c| c.position);
         prop_assert_eq!(broker.reader.ship_from(&ask), first);
+        let end = broker.reader.next_position();
+        let active = broker.reader.shared().state.read().active.index.first();
+        for from in (0..=end.get()).map(Position::new) {
+            let wanted = expected.iter().map(|c| c.position).find(|&at| at >= from);
+            let passed = broker.reader.pass_over(from, &ask);
+            let expected = if from < active { from } else { wanted.unwrap_or(end) };
+            prop_assert_eq!(passed, expected);
+        }
         let (items, looks) = ship_all(&broker.reader, &ask, max_bytes);
         prop_assert!(looks <= expected.len() + 1);
         prop_assert_eq!(items.len(), expected.len());
