@@ -387,7 +387,9 @@ proptest! {
         for codec in Codec::ALL {
             let kind = codec.frame_kind();
             let mut encoder = DeliverEncoder::begin(codec, &head, 0);
-            prop_assert_eq!(encoder.records(&part, &batch, &KeyFilter::All, 0), Ok(records.len()));
+            let inflated = batch.records().unwrap();
+            let written = encoder.records(&part, inflated.iter(), &KeyFilter::All, &(0..u32::MAX));
+            prop_assert_eq!(written, Ok(records.len()));
             let bytes = encoder.finish();
             let read = codec.decode_server(kind, &bytes);
             prop_assert_eq!(read.as_ref(), Ok(&as_records));
@@ -426,15 +428,19 @@ fn a_part_without_matching_records_is_left_out() {
         offset: Offset::new(10),
         index: 0,
     };
+    let inflated = batch.records().unwrap();
+    let all = 0..u32::MAX;
     for codec in Codec::ALL {
         let mut encoder = DeliverEncoder::begin(codec, &head, 0);
+        let mut add = |keys, indexes| encoder.records(&part, inflated.iter(), keys, indexes);
         let none = KeyFilter::Key(b"zz".as_slice().into());
-        assert_eq!(encoder.records(&part, &batch, &none, 0), Ok(0));
-        assert_eq!(encoder.parts(), 0);
+        assert_eq!(add(&none, &all), Ok(0));
         let one = KeyFilter::Key(b"ab".as_slice().into());
-        assert_eq!(encoder.records(&part, &batch, &one, 0), Ok(1));
+        assert_eq!(add(&one, &all), Ok(1));
+        assert_eq!(add(&one, &(0..1)), Ok(0));
+        assert_eq!(add(&one, &(2..3)), Ok(0));
         let both = KeyFilter::Prefix(b"a".as_slice().into());
-        assert_eq!(encoder.records(&part, &batch, &both, 0), Ok(2));
+        assert_eq!(add(&both, &all), Ok(2));
         let bytes = encoder.finish();
         let Ok(ServerMessage::Deliver(deliver)) = codec.decode_server(codec.frame_kind(), &bytes)
         else {
