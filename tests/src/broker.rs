@@ -245,11 +245,19 @@ impl Broker {
     ///
     /// # Panics
     /// When it does not end well, in time.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
+        self.end().await;
+    }
+
+    /// The same, of one that is started again in its place.
+    ///
+    /// # Panics
+    /// When it does not end well, in time.
+    pub async fn end(&mut self) {
         self.signal(Signal::TERM);
-        let log = self.log.clone();
-        let status = self.ended().await;
-        assert!(status.success(), "{status}\n{}", last_lines(&log));
+        let mut child = self.child.take().expect("it runs");
+        let status = wait(&mut child).await;
+        assert!(status.success(), "{status}\n{}", last_lines(&self.log));
     }
 
     /// The most memory that it ever had, in bytes.

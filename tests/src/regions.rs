@@ -90,6 +90,11 @@ impl Regions {
         Ok(broker)
     }
 
+    /// Stops a broker in order.
+    pub async fn stop(&mut self, number: usize) {
+        self.brokers[number].end().await;
+    }
+
     /// Kills a broker.
     pub fn kill(&mut self, number: usize) {
         self.brokers[number].kill();

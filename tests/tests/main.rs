@@ -3,12 +3,14 @@
 //! | module | tests |
 //! |---|---|
 //! | `acknowledging` | that a publish is acknowledged once the regions that it asks for hold it |
+//! | `auditing` | that brokers that hold the same frames are found to have the same rows, or not |
 //! | `bad_input` | that each mistake gets a clear error, and disturbs nobody else |
 //! | `benches` | that the measurements of several regions work |
 //! | `commands` | the commands as a script sees them |
 //! | `crash` | that a broker that is killed at any moment loses nothing that it acknowledged |
 //! | `dev_regions` | several regions on one machine, started by one command |
 //! | `client` | the Rust client against the broker, over its restarts |
+//! | `flights_over_regions` | that a year of flights, split over three regions with bad links, is whole in each |
 //! | `hopping` | that subscribers and readers go from region to region and miss nothing |
 //! | `guides` | that the guides do what they say |
 //! | `membership` | that brokers join, are parked and removed, and nothing comes back that was deleted |
@@ -29,12 +31,14 @@
 
 mod acknowledging;
 mod architecture;
+mod auditing;
 mod bad_input;
 mod benches;
 mod client;
 mod commands;
 mod crash;
 mod dev_regions;
+mod flights_over_regions;
 mod guides;
 mod hopping;
 mod membership;

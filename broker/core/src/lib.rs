@@ -24,6 +24,7 @@
 //! | [`stability`] | what every member has applied, and up to when nothing more is stamped |
 //! | [`mesh`] | the brokers of all regions as one of them knows them |
 //! | [`members`] | which brokers belong to the cluster, as the log says |
+//! | [`audit`] | finding the row in which two brokers differ |
 //! | [`lag`] | how far somebody is behind, in time and bytes |
 //! | [`total`] | one order of all records, the same in every region |
 //! | [`lww`] | rows where the last writer wins |
@@ -31,6 +32,7 @@
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
+pub mod audit;
 pub mod batch;
 pub mod clock;
 pub mod cursor;

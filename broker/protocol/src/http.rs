@@ -223,6 +223,10 @@ pub struct Regions {
     pub held: Held,
     /// What was written here and no other region has said that it holds.
     pub only_here: Behind,
+    /// What the rows of each table came to when they were last compared with a peer.
+    pub digests: Vec<Digest>,
+    /// Rows that differ between brokers that hold the same frames.
+    pub differing: Vec<String>,
     /// Origins whose histories contradict each other. Their frames are not taken over.
     pub forks: Vec<String>,
 }
@@ -249,6 +253,19 @@ pub struct Held {
     pub frames: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+/// What the rows of a table come to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Digest {
+    /// The table.
+    pub stream: String,
+    /// How many rows it has.
+    pub rows: u64,
+    /// The sum of the rows' hashes, in hexadecimal.
+    pub sum: String,
+    /// A hash of the vector whose frames are in: where it is the same, the sums must be.
+    pub vector: String,
 }
 
 /// How far one side is behind.
@@ -279,6 +296,10 @@ pub struct Link {
     pub behind: Behind,
     /// What this broker holds and the other end has not said that it holds.
     pub ahead: Behind,
+    /// Tables that were found equal to those of the other end.
+    pub equal_tables: u64,
+    /// How many seconds ago the one was that was compared longest ago; null before any was.
+    pub compared_seconds: Option<u64>,
     /// Frames that came over the link since it is up.
     pub frames_in: u64,
     /// Bytes that came, as they crossed the link.

@@ -225,7 +225,7 @@ impl Running {
             PeerMessage::Credit(bytes) => side.left = side.left.saturating_add(bytes),
             PeerMessage::Block { raw, items, .. } => return Ok(self.take_block(link, raw, items)),
             PeerMessage::Reports(reports) => self.take_reports(reports),
-            PeerMessage::Ping | PeerMessage::Withheld(..) => {}
+            PeerMessage::Ping | PeerMessage::Withheld(..) | PeerMessage::Audit(_) => {}
         }
         Ok(Then::GoesOn)
     }

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anabranch_core::audit::Audit;
 use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Chain;
-use anabranch_core::id::{BrokerId, ClusterId, Epoch, Origin, RegionName, Sequence};
+use anabranch_core::id::{BrokerId, ClusterId, Epoch, Origin, RegionName, Sequence, StreamId};
 use anabranch_core::members::Standing;
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
@@ -27,6 +28,7 @@ const REPORTS: u8 = 5;
 const BYE: u8 = 6;
 const PING: u8 = 7;
 const WITHHELD: u8 = 8;
+const AUDIT: u8 = 9;
 
 impl From<TryGetError> for BadMessage {
     fn from(_: TryGetError) -> Self {
@@ -78,6 +80,7 @@ pub fn encode(message: &PeerMessage, out: &mut BytesMut) {
             put_text(out, message);
         }
         PeerMessage::Ping => out.put_u8(PING),
+        PeerMessage::Audit(audit) => put_audit(audit, out),
         PeerMessage::Withheld(origin, from) => {
             out.put_u8(WITHHELD);
             put_origin(out, *origin);
@@ -89,6 +92,17 @@ pub fn encode(message: &PeerMessage, out: &mut BytesMut) {
     let crc = crc32c::crc32c(&out[body..]);
     out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
     out[start + LENGTH_BYTES..body].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn put_audit(audit: &Audit, out: &mut BytesMut) {
+    out.put_u8(AUDIT);
+    out.put_u64_le(audit.stream.get());
+    out.put_u64_le(audit.vector);
+    out.put_u128_le(audit.sum);
+    out.put_u64_le(audit.rows);
+    put_bytes(out, &audit.from);
+    out.put_u8(u8::from(audit.to.is_some()));
+    put_bytes(out, audit.to.as_deref().unwrap_or_default());
 }
 
 fn put_hello(hello: &Hello, out: &mut BytesMut) {
@@ -112,8 +126,12 @@ fn put_hello(hello: &Hello, out: &mut BytesMut) {
 }
 
 fn put_text(out: &mut BytesMut, text: &str) {
-    put_length(out, text.len());
-    out.put_slice(text.as_bytes());
+    put_bytes(out, text.as_bytes());
+}
+
+fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+    put_length(out, bytes.len());
+    out.put_slice(bytes);
 }
 
 fn put_origin(out: &mut BytesMut, origin: Origin) {
@@ -171,6 +189,7 @@ fn read(mut bytes: Bytes) -> Result<PeerMessage, BadMessage> {
             PeerMessage::Bye { code, message }
         }
         PING => PeerMessage::Ping,
+        AUDIT => PeerMessage::Audit(read_audit(&mut bytes)?),
         WITHHELD => {
             let origin = read_origin(&mut bytes)?;
             PeerMessage::Withheld(origin, Sequence::new(bytes.try_get_u64_le()?))
@@ -212,6 +231,31 @@ fn read_hello(bytes: &mut Bytes) -> Result<Hello, BadMessage> {
         heads,
         members,
         watermark: HybridTimestamp::new(bytes.try_get_u64_le()?),
+    })
+}
+
+fn read_audit(bytes: &mut Bytes) -> Result<Audit, BadMessage> {
+    let stream = StreamId::new(bytes.try_get_u64_le()?);
+    let vector = bytes.try_get_u64_le()?;
+    let sum = bytes.try_get_u128_le()?;
+    let rows = bytes.try_get_u64_le()?;
+    let length = bytes.try_get_u32_le()? as usize;
+    let from = take(bytes, length)?;
+    let has_end = bytes.try_get_u8()?;
+    let length = bytes.try_get_u32_le()? as usize;
+    let to = take(bytes, length)?;
+    let to = match has_end {
+        0 if to.is_empty() => None,
+        1 => Some(to),
+        _ => return Err(BadMessage::Malformed),
+    };
+    Ok(Audit {
+        stream,
+        from,
+        to,
+        vector,
+        sum,
+        rows,
     })
 }
 
@@ -270,7 +314,7 @@ mod tests {
     use anabranch_core::batch::{BatchBuilder, NewRecord};
     use anabranch_core::frame::Commit;
     use anabranch_core::gap::GapBuilder;
-    use anabranch_core::id::{PartitionId, StreamId};
+    use anabranch_core::id::PartitionId;
     use anabranch_core::sequencer::{Foreign, Publish, Sequencer};
     use proptest::prelude::*;
 
@@ -346,6 +390,22 @@ mod tests {
             },
             PeerMessage::Ping,
             PeerMessage::Withheld(origin(2), Sequence::new(8)),
+            PeerMessage::Audit(Audit {
+                stream: StreamId::new(77),
+                from: Bytes::from_static(b"a"),
+                to: Some(Bytes::from_static(b"\xff")),
+                vector: 5,
+                sum: u128::MAX - 3,
+                rows: 9,
+            }),
+            PeerMessage::Audit(Audit {
+                stream: StreamId::new(77),
+                from: Bytes::new(),
+                to: None,
+                vector: 5,
+                sum: 0,
+                rows: 0,
+            }),
         ]
     }
 
@@ -424,7 +484,7 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_message_never_panics(which in 0usize..8, at in any::<usize>(), to in any::<u8>()) {
+        fn a_damaged_message_never_panics(which in 0usize..10, at in any::<usize>(), to in any::<u8>()) {
             let mut bytes = bytes_of(&messages()[which])[CRC_BYTES..].to_vec();
             let at = at % bytes.len();
             bytes[at] = to;

@@ -18,16 +18,18 @@
 //!  6    bye       code, as text, and a text
 //!  7    ping
 //!  8    withheld  broker u64, epoch u32, sequence u64
+//!  9    audit     stream u64, vector u64, sum u128, rows u64, from, has an end u8, to
 //! ```
 //!
 //! CRC-32C: what reports and asks say is believed, and TCP's own checksum lets one error in
-//! 65,536 through. Little-endian; counts and lengths are u32, a region and a text are a length and UTF-8.
+//! 65,536 through. Little-endian; counts and lengths are u32, a region and a text are a length and UTF-8, a key a length and bytes.
 
 pub mod block;
 mod codec;
 
 use std::collections::BTreeMap;
 
+use anabranch_core::audit::Audit;
 use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Chain;
@@ -123,6 +125,8 @@ pub enum PeerMessage {
     },
     /// Nothing is new; the link is alive.
     Ping,
+    /// What some rows come to. Who has the same frames and other rows answers with smaller spans.
+    Audit(Audit),
     /// The frames of an origin from this one on do not come over this link: the sender holds a stub
     /// where the other side may hold all. It counts until the next ask.
     Withheld(Origin, Sequence),

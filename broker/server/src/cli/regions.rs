@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anabranch_protocol::http::{Behind, Regions};
+use anabranch_protocol::http::{Behind, Link, Regions};
 use serde_json::json;
 
 use super::Ended;
@@ -50,10 +50,11 @@ fn show(target: &Target, regions: &Regions) -> Ended {
     }
     for link in &regions.links {
         let what = format!(
-            "up {} s; behind it {}; it is behind {}",
+            "up {} s; behind it {}; it is behind {}; {}",
             link.up_seconds,
             lag(&link.behind),
-            lag(&link.ahead)
+            lag(&link.ahead),
+            compared(link)
         );
         rows.push(row(format!("link to {}", link.region), what));
     }
@@ -70,6 +71,9 @@ fn show(target: &Target, regions: &Regions) -> Ended {
         let what = format!("up to {sequence}; all hold up to {stable}");
         rows.push(row(format!("frames of {origin}"), what));
     }
+    for differing in &regions.differing {
+        rows.push(row("differs", differing.clone()));
+    }
     for fork in &regions.forks {
         rows.push(row("forked", fork.clone()));
     }
@@ -79,6 +83,13 @@ fn show(target: &Target, regions: &Regions) -> Ended {
 
 fn row(name: impl Into<String>, what: String) -> Vec<String> {
     vec![name.into(), what]
+}
+
+fn compared(link: &Link) -> String {
+    match link.compared_seconds {
+        None => "rows not compared yet".to_owned(),
+        Some(age) => format!("{} tables equal, {age} s ago", link.equal_tables),
+    }
 }
 
 fn lag(behind: &Behind) -> String {

@@ -164,6 +164,8 @@ sections! {
         window_bytes: ByteSize = ByteSize::new(16 * MIB), Bound::of(MIB, GIB);
         /// Compresses what is sent, with zstd. Saves bandwidth and costs processor time.
         compress: bool = true, ANY;
+        /// How often rows are compared with each peer, while both hold the same frames. Reads the tables that have changed.
+        audit_seconds: Duration = Duration::from_secs(60), Bound::of(1, 86_400);
         /// How long a broker that is no member of its cluster yet, or cannot prove that its log is whole, waits for peers that do not answer before it writes.
         join_seconds: Duration = Duration::from_secs(5), Bound::of(0, 3_600);
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
+use anabranch_core::audit::Audit;
 use anabranch_core::members::Standing;
 use anabranch_core::vector::VersionVector;
-use anabranch_protocol::http::{Behind, Held, Link, Member, Regions};
+use anabranch_protocol::http::{Behind, Digest, Held, Link, Member, Regions};
 use axum::extract::{Request, State};
 use http::StatusCode;
 
@@ -68,7 +69,9 @@ fn regions(cluster: String, running: &Running, status: Status) -> Regions {
         vector: shown(&running.vector()),
         stable: shown(&status.stable),
         members: shown_members,
-        links: status.links.into_iter().map(link).collect(),
+        links: (status.links.into_iter())
+            .map(|status| link(running, status))
+            .collect(),
         held: Held {
             frames: status.held_frames as u64,
             bytes: status.held_bytes as u64,
@@ -78,6 +81,8 @@ fn regions(cluster: String, running: &Running, status: Status) -> Regions {
             status.only_here.bytes,
             status.only_here.millis,
         ),
+        digests: digests(running),
+        differing: running.audits.found(),
         forks: status.forks,
     }
 }
@@ -99,8 +104,25 @@ fn behind(frames: u64, bytes: u64, millis: u64) -> Behind {
     }
 }
 
-fn link(link: LinkStatus) -> Link {
+fn digests(running: &Running) -> Vec<Digest> {
+    let streams = running.tables.streams();
+    let audits = running.audits.own().into_iter();
+    let digest = |audit: Audit| {
+        Some(Digest {
+            stream: streams.get(audit.stream)?.name.to_string(),
+            rows: audit.rows,
+            sum: format!("{:032x}", audit.sum),
+            vector: format!("{:016x}", audit.vector),
+        })
+    };
+    audits.filter_map(digest).collect()
+}
+
+fn link(running: &Running, link: LinkStatus) -> Link {
+    let (equal, oldest) = running.audits.with(link.origin.broker);
     Link {
+        equal_tables: equal as u64,
+        compared_seconds: oldest.map(|age| age.as_secs()),
         region: link.region.to_string(),
         origin: link.origin.to_string(),
         dialled: link.dialled.to_string(),

@@ -12,6 +12,7 @@
 //! | `regions` | brokers of other regions: links, reports, what all have applied |
 //! | `residents` | where the payload of which streams may be |
 //! | `membership` | founding, joining, parking, removing |
+//! | `audit` | whether brokers that hold the same frames have the same rows |
 //! | `reads` | rows |
 //! | `streams` | making, changing and deleting streams |
 //! | `upkeep` | retention, disk space, gauges: what is done now and then |
@@ -19,6 +20,7 @@
 //! | `error` | the one error that surfaces see |
 
 mod applier;
+mod audit;
 mod check;
 mod error;
 mod membership;
@@ -168,6 +170,7 @@ pub(crate) struct Running {
     pub(crate) tables: Tables,
     pub(crate) tail: Arc<Tail>,
     pub(crate) regions: Arc<Regions>,
+    pub(crate) audits: audit::Audits,
     pub(crate) residents: Arc<Residents>,
     durable: Arc<watch::Sender<Position>>,
     phase: Arc<watch::Sender<Phase>>,

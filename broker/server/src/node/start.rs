@@ -397,6 +397,7 @@ fn new_running(
             members,
             is_unproven,
         })),
+        audits: super::audit::Audits::default(),
         reader,
         tables,
         phase: Arc::clone(&node.phase),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use anabranch_core::audit::Audit;
 use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, Origin, Position, Sequence};
 use anabranch_core::stability::Report;
@@ -19,6 +20,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use super::audit::{self, Auditing};
 use super::packing::{Packer, Unpacker};
 use super::wire::{Incoming, ReadError};
 use crate::config::Links;
@@ -104,13 +106,14 @@ impl From<Error> for Ended {
 }
 
 /// What the other side wants from now on.
-struct Wanted {
+pub(super) struct Wanted {
     ask: Ask,
     window: u64,
 }
 
 /// From the reading to the writing half.
-enum Told {
+pub(super) enum Told {
+    Say(PeerMessage),
     Wanted(Wanted),
     Credit(u64),
 }
@@ -185,6 +188,7 @@ async fn keep(
     let credit = Arc::new(LinkCredit::of(&seat.peer));
     // The other side asks seldom, and credit comes no faster than what it was given for.
     let (tell, told) = mpsc::channel(64);
+    let (say, said) = mpsc::channel(audit::AHEAD);
     let mut ended = seat.ended.clone();
     let window = options.window_bytes.in_memory() as u64;
     let outgoing = Outgoing {
@@ -200,10 +204,18 @@ async fn keep(
         left: 0,
         position: Position::new(0),
     };
+    let auditing = Auditing {
+        running,
+        peer: seat.peer.clone(),
+        said,
+        tell: tell.clone(),
+        every: options.audit_seconds,
+    };
     let reading = Reading {
         running,
         seat: &seat,
         tell,
+        say,
         credit: &credit,
         window,
         unpacker: Unpacker::default(),
@@ -211,6 +223,7 @@ async fn keep(
     tokio::select! {
         ended = outgoing.run() => ended,
         ended = reading.run(incoming) => ended,
+        ended = auditing.run() => ended,
         reason = ended.wait_for(Option::is_some) => match reason.as_deref() {
             Ok(Some(error)) => Ended::Refused(error.clone()),
             Ok(None) | Err(_) => Ended::Replaced,
@@ -222,6 +235,7 @@ struct Reading<'a> {
     running: &'a Arc<Running>,
     seat: &'a Seat,
     tell: mpsc::Sender<Told>,
+    say: mpsc::Sender<Audit>,
     credit: &'a Arc<LinkCredit>,
     window: u64,
     unpacker: Unpacker,
@@ -255,6 +269,11 @@ impl Reading<'_> {
             PeerMessage::Withheld(origin, from) => {
                 let regions = &self.running.regions;
                 regions.note_withheld(self.seat.peer.broker, origin, from);
+                return Ok(());
+            }
+            PeerMessage::Audit(audit) => {
+                // What is too much is left out: the next round says it again.
+                let _ = self.say.try_send(audit);
                 return Ok(());
             }
             PeerMessage::Ask { ask, window } => Told::Wanted(Wanted { ask, window }),
@@ -356,7 +375,7 @@ impl Outgoing<'_> {
                 self.give_credit().await?;
                 self.report(&mut reported).await?;
                 while let Ok(told) = self.told.try_recv() {
-                    self.note(told, &mut heard);
+                    self.note(told, &mut heard).await?;
                 }
                 continue;
             }
@@ -366,7 +385,7 @@ impl Outgoing<'_> {
                     let ask = asks.borrow_and_update().clone();
                     self.say(&PeerMessage::Ask { ask, window: self.window }).await?;
                 }
-                Some(told) = self.told.recv() => self.note(told, &mut heard),
+                Some(told) = self.told.recv() => self.note(told, &mut heard).await?,
                 changed = durable.changed(), if may_ship => gone(changed)?,
                 changed = async {
                     tokio::time::sleep_until(next_report).await;
@@ -393,8 +412,9 @@ impl Outgoing<'_> {
         self.position < durable
     }
 
-    fn note(&mut self, told: Told, heard: &mut watch::Receiver<u64>) {
+    async fn note(&mut self, told: Told, heard: &mut watch::Receiver<u64>) -> Result<(), Ended> {
         match told {
+            Told::Say(message) => self.say(&message).await?,
             Told::Credit(bytes) => self.left = self.left.saturating_add(bytes),
             Told::Wanted(Wanted { ask, window }) => {
                 self.position = self.running.shipping_from(&ask);
@@ -407,6 +427,7 @@ impl Outgoing<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     async fn say(&mut self, message: &PeerMessage) -> Result<(), Ended> {

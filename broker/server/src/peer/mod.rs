@@ -8,11 +8,13 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `audit` | comparing rows with the peer of a link |
 //! | `dial` | one task for each configured peer, which dials again when the link is down |
 //! | `link` | a link from hello to its end |
 //! | `packing` | how blocks are compressed |
 //! | `wire` | messages over a socket |
 
+mod audit;
 mod dial;
 mod link;
 mod packing;

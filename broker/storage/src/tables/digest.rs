@@ -37,11 +37,7 @@ impl Tables {
         from: &[u8],
         to: Option<&[u8]>,
     ) -> Result<Digest, TablesError> {
-        let mut span = KeySpan::of_stream(stream);
-        span.from = RowKey::new(stream, from).to_vec();
-        if let Some(to) = to {
-            span.to = RowKey::new(stream, to).to_vec().max(span.from.clone());
-        }
+        let span = span(stream, from, to);
         let mut moment = Moment::take(&self.shared, &span, Wanted::ALL, Caching::Bypass)?;
         let (mut sum, mut rows) = (0_u128, 0);
         let mut hashed = Vec::new();
@@ -63,4 +59,39 @@ impl Tables {
             applied: moment.applied(),
         })
     }
+
+    /// The key of a row of such a span, counted from 0; `None` beyond the last.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn key_at(
+        &self,
+        stream: StreamId,
+        (from, to): (&[u8], Option<&[u8]>),
+        number: u64,
+    ) -> Result<Option<Vec<u8>>, TablesError> {
+        let span = span(stream, from, to);
+        let mut moment = Moment::take(&self.shared, &span, Wanted::ALL, Caching::Bypass)?;
+        let mut passed = 0;
+        while moment.advance()? {
+            let (key, stored) = moment.row()?;
+            if self.shared.row(stored)?.value.is_none() {
+                continue;
+            }
+            if passed == number {
+                return Ok(Some(key.key.to_vec()));
+            }
+            passed += 1;
+        }
+        Ok(None)
+    }
+}
+
+fn span(stream: StreamId, from: &[u8], to: Option<&[u8]>) -> KeySpan {
+    let mut span = KeySpan::of_stream(stream);
+    span.from = RowKey::new(stream, from).to_vec();
+    if let Some(to) = to {
+        span.to = RowKey::new(stream, to).to_vec().max(span.from.clone());
+    }
+    span
 }

@@ -61,6 +61,13 @@ impl Regions {
         self.expected.is_some()
     }
 
+    /// Whether a linked peer has said that it holds what is held here, no more and no less.
+    pub(in crate::node) fn is_level_with(&self, peer: BrokerId) -> bool {
+        let state = self.state.lock();
+        let report = state.mesh.report(peer);
+        report.is_some_and(|report| report.applied == *state.mesh.applied())
+    }
+
     /// How things stand.
     pub(crate) fn status(&self) -> Status {
         let state = self.state.lock();

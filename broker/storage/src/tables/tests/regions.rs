@@ -216,6 +216,7 @@ fn run(seed: u64, too_early: bool) -> bool {
         assert_eq!(replica.rows(), rows[0], "stripping changed a row");
     }
     check_digests(&replicas);
+    check_keys(&replicas[0]);
     true
 }
 
@@ -257,6 +258,24 @@ fn a_stored_row_keeps_its_stamp_against_what_a_start_folds_again() {
 }
 
 /// Equal everywhere, and as much in two halves as in one piece; unequal where a row is.
+fn check_keys(replica: &Replica) {
+    let all = replica.tables.digest(id("rows"), b"", None).unwrap();
+    let mut before = 0;
+    for number in 0..all.rows {
+        let key = replica.tables.key_at(id("rows"), (b"", None), number);
+        let key = key.unwrap().unwrap();
+        let rows = replica
+            .tables
+            .digest(id("rows"), b"", Some(&key))
+            .unwrap()
+            .rows;
+        assert_eq!(rows, number, "rows before {key:?}");
+        before += 1;
+    }
+    let beyond = replica.tables.key_at(id("rows"), (b"", None), before);
+    assert_eq!(beyond.unwrap(), None);
+}
+
 fn check_digests(replicas: &[Replica]) {
     let digest = |replica: &Replica, from: &[u8], to| {
         let digest = replica.tables.digest(id("rows"), from, to).unwrap();
