@@ -7,10 +7,10 @@
 use anabranch_tests::sim::{self, Mutant, Outcome};
 
 /// Seeds in the ordinary run.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 1500;
 
 /// Seeds within which each mistake has to be noticed.
-const MUTANT_SEEDS: u64 = 300;
+const MUTANT_SEEDS: u64 = 400;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -101,4 +101,15 @@ fn tombstones_that_go_by_time_are_noticed() {
 #[test]
 fn an_acknowledgement_before_the_sync_is_noticed() {
     assert_noticed(Mutant::AckBeforeSync, "is lost");
+}
+
+#[test]
+fn a_sequence_that_is_used_again_after_a_restore_is_noticed() {
+    assert_noticed(Mutant::ReuseSequence, "and this log has lost it");
+}
+
+/// A broker has reported more than its own frames.
+#[test]
+fn a_restored_broker_that_fetches_only_its_own_frames_is_noticed() {
+    assert_noticed(Mutant::FetchOwnTailOnly, "called stable");
 }

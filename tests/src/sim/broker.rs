@@ -130,6 +130,8 @@ pub(super) struct Running {
     moved: Time,
     /// Who alone is asked for everything, until this is held: nothing moved before.
     only: Option<(BrokerId, VersionVector)>,
+    /// The start could not prove the log whole: peers may hold what it has lost.
+    pub(super) fetching: bool,
     pub(super) mutant: Option<Mutant>,
 }
 
@@ -172,6 +174,7 @@ impl Running {
             recovery,
         } = opened;
         if mutant == Some(Mutant::ReuseSequence)
+            && !recovery.proof.is_whole()
             && let Some(epoch) = mutant::last_epoch(&sequencer)
         {
             sequencer = mutant::with_epoch(&sequencer, epoch);
@@ -179,6 +182,11 @@ impl Running {
         let region = RegionName::parse(&format!("r{at}")).expect("it is in the alphabet");
         let mut mesh = Mesh::new(id_of(at), region, expected);
         mesh.advance(sequencer.report(), sequencer.members());
+        let fetching = !recovery.proof.is_whole()
+            || mutant::last_epoch(&sequencer).is_some_and(|last| {
+                // Nothing was written since the log was found not to be whole.
+                last != sequencer.origin().epoch
+            });
         let mut running = Self {
             at,
             heads: Heads::new(),
@@ -196,6 +204,7 @@ impl Running {
             ahead: None,
             moved: 0,
             only: None,
+            fetching,
             mutant,
         };
         running.note_heads();
@@ -207,6 +216,30 @@ impl Running {
         self.heads = heads
             .map(|(origin, head)| (origin, (head.sequence, head.chain)))
             .collect();
+    }
+
+    /// Whether it may write. Not before it holds what its peers do, if it may have lost something: it
+    /// has reported that, so whatever it writes has to follow it.
+    pub(super) fn may_write(&mut self, neighbours: usize) -> bool {
+        if self.fetching {
+            let held = self.vector();
+            let own = id_of(self.at);
+            let holds = |theirs: &VersionVector| match self.mutant {
+                Some(Mutant::FetchOwnTailOnly) => theirs
+                    .iter()
+                    .filter(|(origin, _)| origin.broker == own)
+                    .all(|(origin, sequence)| held.contains(origin, sequence)),
+                Some(Mutant::ReuseSequence) => true,
+                _ => held.covers(theirs),
+            };
+            let seated = self.sides.values().filter(|side| side.is_seated());
+            let has_all = seated.clone().count() >= neighbours;
+            self.fetching = !(has_all && seated.clone().all(|side| holds(&side.theirs)));
+            if !self.fetching {
+                self.heard += 1;
+            }
+        }
+        !self.fetching
     }
 
     /// What is durable.
@@ -327,12 +360,19 @@ impl Running {
         let mut known = Vec::new();
         loop {
             let gaps = holding.gaps().map(most_gap_bytes).sum::<usize>();
+            let mut made = Ok(false);
             let mut fits = |frame: &Foreign| {
                 let pending = log.pending_bytes();
                 let entry = most_entry_bytes(frame.batches().len(), frame.size());
-                pending < GROUP_BYTES && matches!(log.make_room(pending + gaps + entry), Ok(()))
+                made = match pending < GROUP_BYTES {
+                    true => room(log.make_room(pending + gaps + entry)),
+                    false => Ok(false),
+                };
+                matches!(made, Ok(true))
             };
-            match holding.next(sequencer, now_ms, &Everything, &mut fits) {
+            let settled = holding.next(sequencer, now_ms, &Everything, &mut fits);
+            made?;
+            match settled {
                 None => break,
                 Some(Settled::Taken(commit, ticket)) => {
                     self.moved = now;

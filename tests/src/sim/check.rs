@@ -34,6 +34,7 @@ impl World {
                 checked.map_err(place)?;
             }
             held.advance(name.0, name.1);
+            self.machines[at].ever_held.advance(name.0, name.1);
         }
         Ok(())
     }
@@ -45,8 +46,9 @@ impl World {
         };
         let stable = running.mesh.stable();
         for (other, machine) in self.machines.iter().enumerate() {
-            ensure(machine.held.covers(&stable), || {
-                let missing = machine.held.missing_from(&stable);
+            // What a restored broker has lost it fetches before it writes.
+            ensure(machine.ever_held.covers(&stable), || {
+                let missing = machine.ever_held.missing_from(&stable);
                 format!("broker {at} calls stable what broker {other} lacks: {missing:?}")
             })?;
         }
@@ -117,6 +119,7 @@ impl World {
             format!("the log of broker {at} does not hold what its heads say")
         })?;
         self.truth.forget(own);
+        self.machines[at].ever_held.merge(&held);
         self.machines[at].held = held;
         let Some(running) = &mut self.machines[at].running else {
             return Ok(());
@@ -134,10 +137,12 @@ impl World {
     pub(super) fn check_end(&mut self) -> Checked {
         let all = self.truth.all();
         self.truth.check_acked()?;
+        let has_all = self
+            .machines
+            .iter()
+            .all(|machine| machine.running.is_some() && machine.held == all);
+        ensure(has_all, || self.unequal("nothing happens any more"))?;
         for at in 0..self.machines.len() {
-            let lacks = self.machines[at].held != all;
-            let is_up = self.machines[at].running.is_some();
-            ensure(is_up && !lacks, || self.unequal("nothing happens any more"))?;
             self.check_stable(at)?;
             self.check_rows(at)?;
             let Some(running) = &mut self.machines[at].running else {

@@ -1,12 +1,22 @@
 //! What goes wrong, done, and put right again.
 
-use anabranch_storage::disk::Fault as DiskFault;
+use std::path::{Path, PathBuf};
+
+use anabranch_core::vector::VersionVector;
+use anabranch_storage::disk::{Disk, Fault as DiskFault};
 
 use super::agenda::{MS, SECOND, Time};
+use super::broker::DIR;
 use super::network::Carried;
 use super::plan::{Fault, Plan};
+use super::table::Stored;
 use super::verdict::{Checked, Violation};
 use super::world::{Event, SILENCE, World};
+
+/// Where a copy of the data directory is.
+fn backup(number: u64) -> PathBuf {
+    PathBuf::from(format!("/backup{number}"))
+}
 
 impl World {
     pub(super) fn inflict(&mut self, fault: Fault) -> Checked {
@@ -40,6 +50,8 @@ impl World {
             Fault::PowerCutAt(at, ahead) => self.inject(at, ahead, DiskFault::PowerCut),
             Fault::DiskFails(at, ahead) => self.inject(at, ahead, DiskFault::Io),
             Fault::Stop(at) => return self.stop(at, lasts),
+            Fault::Backup(at) => self.back_up(at),
+            Fault::Restore(at) => return self.restore(at, lasts),
             Fault::Clock(at, skew) => {
                 self.machines[at].skew_ms = skew;
                 self.agenda.after(lasts, Event::RightClock(at));
@@ -147,6 +159,48 @@ impl World {
             self.end_process(at, true);
             self.agenda.after(lasts, Event::Start(at));
         }
+        Ok(())
+    }
+
+    fn back_up(&mut self, at: usize) {
+        let machine = &mut self.machines[at];
+        if machine.disk.is_powered() {
+            machine.backups += 1;
+            let to = backup(machine.backups);
+            machine.disk.copy_dir(Path::new(DIR), &to);
+        }
+    }
+
+    /// The directory becomes what it was once, unless something would be lost that is nowhere else.
+    fn restore(&mut self, at: usize, lasts: Time) -> Checked {
+        let machine = &self.machines[at];
+        let is_elsewhere = machine.held.iter().all(|(origin, sequence)| {
+            let mut others = self.machines.iter().enumerate();
+            let holds = |held: &VersionVector| held.contains(origin, sequence);
+            others.any(|(other, m)| other != at && holds(&m.held))
+        });
+        if machine.running.is_none() || machine.backups == 0 || !is_elsewhere {
+            return Ok(());
+        }
+        self.end_process(at, true);
+        let machine = &mut self.machines[at];
+        let disk = machine.disk.clone();
+        let replaced = disk.watch(|| -> std::io::Result<()> {
+            for dir in [Path::new(DIR).to_owned(), Path::new(DIR).join("log")] {
+                for name in disk.list(&dir)? {
+                    disk.remove(&dir.join(name))?;
+                }
+                disk.sync_dir(&dir)?;
+            }
+            Ok(())
+        });
+        // The power went before: then it is what it was.
+        if replaced.is_ok() {
+            disk.copy_dir(&backup(machine.backups), Path::new(DIR));
+            machine.held = VersionVector::EMPTY;
+            machine.stored = Stored::default();
+        }
+        self.agenda.after(lasts, Event::Start(at));
         Ok(())
     }
 

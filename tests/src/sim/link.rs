@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, Position};
 use anabranch_core::stability::Report;
+use anabranch_core::vector::VersionVector;
 use anabranch_protocol::peer::block::{self, Item};
 use anabranch_protocol::peer::{Hello, PeerMessage};
 use anabranch_storage::log::Shipped;
@@ -40,6 +41,8 @@ pub(super) struct Side {
     pub(super) dialled: Dialled,
     /// What was said first.
     hello: Hello,
+    /// What the peer held when the link came up.
+    pub(super) theirs: VersionVector,
     seated: bool,
     asks: Option<Ask>,
     asked_anew: bool,
@@ -71,6 +74,7 @@ impl Side {
             peer,
             dialled,
             hello,
+            theirs: VersionVector::EMPTY,
             seated: false,
             asks: None,
             asked_anew: false,
@@ -173,7 +177,11 @@ impl Side {
     fn report(&mut self, broker: &Running, said: &mut Vec<PeerMessage>) {
         self.heard = broker.heard;
         let of: BTreeSet<BrokerId> = self.wanted.iter().flat_map(|ask| ask.of.clone()).collect();
-        let reports = broker.mesh.reports(&of);
+        let mut reports = broker.mesh.reports(&of);
+        if broker.fetching {
+            // Frames of its own that it has lost may still be on their way to somebody.
+            reports.retain(|report| report.broker != id_of(broker.at));
+        }
         let fresh = reports
             .iter()
             .filter(|report| !self.reported.contains(report));
@@ -293,6 +301,7 @@ impl Running {
         }
         if let Some(side) = self.sides.get_mut(&link) {
             side.seated = true;
+            side.theirs = hello.vector();
         }
         if let Some(replaced) = held {
             self.sides.remove(&replaced);

@@ -20,6 +20,15 @@ impl World {
     }
 
     pub(super) fn publish(&mut self, at: usize, client: Option<usize>) -> Checked {
+        let neighbours = self.plan.neighbours(at);
+        if let Some(running) = &mut self.machines[at].running
+            && !running.may_write(neighbours)
+        {
+            if let Some(client) = client {
+                self.clients[client].waits = None;
+            }
+            return Ok(());
+        }
         let group = (0..self.rng.u8(1..3)).map(|_| self.batch()).collect();
         if let Some(running) = &mut self.machines[at].running {
             running.inbox.push_back(Request::Publish(group, client));

@@ -18,6 +18,8 @@ pub enum Mutant {
     EarlyReport,
     /// A broker goes on under its old identity on a directory that was restored from a backup.
     ReuseSequence,
+    /// A broker on a restored directory writes as soon as it has its own frames back.
+    FetchOwnTailOnly,
     /// A frame that comes a second time, since a link came up again, is folded a second time.
     DoubleApply,
     /// Tombstones go after a while instead of by the watermark.

@@ -32,6 +32,10 @@ pub(super) enum Fault {
     DiskFails(usize, u64),
     /// The broker is asked to stop.
     Stop(usize),
+    /// The data directory is copied.
+    Backup(usize),
+    /// It is replaced by its last copy.
+    Restore(usize),
     /// A clock is wrong by so many milliseconds from now on.
     Clock(usize, i64),
     /// The disk is slow for a while.
@@ -57,6 +61,8 @@ pub(super) struct Plan {
     clocks: bool,
     crashes: bool,
     silence: bool,
+    /// Whether directories are often copied and put back.
+    restores: bool,
 }
 
 impl Plan {
@@ -78,12 +84,29 @@ impl Plan {
             clocks: rng.u8(..4) == 0,
             crashes: rng.u8(..3) > 0,
             silence: rng.u8(..12) == 0,
+            restores: rng.u8(..5) == 0,
         }
+    }
+
+    /// To how many brokers one has a link.
+    pub(super) fn neighbours(&self, at: usize) -> usize {
+        let linked = self.dials.iter().filter_map(|&(from, to)| match at {
+            _ if at == from => Some(to),
+            _ if at == to => Some(from),
+            _ => None,
+        });
+        linked.collect::<BTreeSet<_>>().len()
     }
 
     pub(super) fn fault(&self, rng: &mut Rng) -> Fault {
         let at = rng.usize(..self.brokers);
         let to = (at + rng.usize(1..self.brokers)) % self.brokers;
+        if self.restores && rng.bool() {
+            return match rng.u8(..3) {
+                0 => Fault::Backup(at),
+                _ => Fault::Restore(at),
+            };
+        }
         match rng.u8(..16) {
             0 | 1 => Fault::CutOneWay(at, to),
             2 | 3 => Fault::Cut(at, to),
@@ -108,7 +131,9 @@ impl Plan {
         match fault {
             Fault::Flap(..) => rng.u64(1..300) * MS,
             Fault::Silence => 72 * HOUR,
-            Fault::Kill(_) | Fault::Stop(_) | Fault::DiskFails(..) => rng.u64(1..2000) * MS,
+            Fault::Kill(_) | Fault::Stop(_) | Fault::Restore(_) | Fault::DiskFails(..) => {
+                rng.u64(1..2000) * MS
+            }
             _ => match rng.u8(..4) {
                 0 => rng.u64(10..30) * SECOND,
                 _ => rng.u64(50..4000) * MS,

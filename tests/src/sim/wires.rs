@@ -1,5 +1,6 @@
 //! Links between simulated brokers: dialling, carrying messages, ending.
 
+use anabranch_protocol::peer::block::{self, Item};
 use anabranch_protocol::peer::{LENGTH_BYTES, PeerMessage, decode, encode};
 use bytes::{Bytes, BytesMut};
 
@@ -9,10 +10,27 @@ use super::network::{Carried, Link};
 use super::verdict::Checked;
 use super::world::{Event, World};
 
+/// Frames by their names.
+fn shown(message: &PeerMessage) -> String {
+    let PeerMessage::Block { items, .. } = message else {
+        return format!("{message:?}");
+    };
+    let items = block::read(items.clone()).unwrap_or_default();
+    let names = items.iter().map(|item| match item {
+        Item::Frame(frame) => {
+            let header = frame.header();
+            let (origin, sequence) = (header.origin, header.sequence);
+            format!("{origin} {sequence} after {:?}", header.context)
+        }
+        Item::Gaps(gaps) => format!("{gaps:?}"),
+    });
+    format!("Block {:?}", names.collect::<Vec<_>>())
+}
+
 impl World {
     pub(super) fn say(&mut self, at: usize, link: u64, message: &PeerMessage) {
         if self.talks {
-            eprintln!("{:>14} broker {at} over {link}: {message:?}", "");
+            eprintln!("{:>14} broker {at} over {link}: {}", "", shown(message));
         }
         let mut bytes = BytesMut::new();
         encode(message, &mut bytes);

@@ -73,6 +73,10 @@ pub(super) struct Machine {
     pub(super) skew_ms: i64,
     /// What was durable when the last sync was over.
     pub(super) held: VersionVector,
+    /// All that ever was, by which it may have been called stable.
+    pub(super) ever_held: VersionVector,
+    /// Copies of its data directory so far.
+    pub(super) backups: u64,
     pub(super) stored: Stored,
     /// Whom to dial as soon as that may be of use.
     pub(super) wants: Vec<usize>,
@@ -117,6 +121,8 @@ impl World {
             starts: true,
             skew_ms: 0,
             held: VersionVector::EMPTY,
+            ever_held: VersionVector::EMPTY,
+            backups: 0,
             stored: Stored::default(),
             wants: Vec::new(),
             wake_at: 0,
@@ -252,9 +258,11 @@ impl World {
     pub(super) fn work(&mut self, at: usize) -> Checked {
         let (now, now_ms) = (self.agenda.now(), self.wall_ms(at));
         let written = self.rng.bool();
+        let neighbours = self.plan.neighbours(at);
         let Some(running) = &mut self.machines[at].running else {
             return Ok(());
         };
+        running.may_write(neighbours);
         match running.gather((now, now_ms), written, &mut self.truth) {
             Ok(true) => {
                 if self.mutant == Some(Mutant::AckBeforeSync) {
@@ -341,6 +349,8 @@ impl World {
         if let Err(down) = running.advance(run) {
             return self.went_down(at, down);
         }
+        // What it took of links' credit goes back.
+        drop(group);
         self.check_stable(at)?;
         let wait = self.rng.u64(10..5 * MS);
         let life = self.machines[at].life;

@@ -438,7 +438,14 @@ impl Regions {
 
     /// The newest reports of these brokers, and the own one.
     pub(crate) fn reports(&self, of: &BTreeSet<BrokerId>) -> Vec<Report> {
-        self.state.lock().mesh.reports(of)
+        let state = self.state.lock();
+        let mut reports = state.mesh.reports(of);
+        if state.fetching {
+            // A report counts once the own frames in it are there. Those that were lost here may still be
+            // on their way to somebody, and follow less.
+            reports.retain(|report| report.broker != self.own.broker);
+        }
+        reports
     }
 
     /// An origin's history contradicts the one that is held. Its frames are not taken any more.

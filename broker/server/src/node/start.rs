@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 
 use anabranch_core::holding::Holding;
-use anabranch_core::id::{Origin, Position, RegionName};
+use anabranch_core::id::{Origin, Position, RegionName, Sequence};
 use anabranch_core::members::Members;
+use anabranch_core::sequencer::Sequencer;
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
 use anabranch_storage::ballast::{BALLAST_BYTES, Ballast};
@@ -201,6 +202,15 @@ fn open_tables(
     Ok(Tables::open(&path, options)?)
 }
 
+/// Whether nothing was written yet since a start found that the log might have lost its end: then what
+/// it has lost may not be back either.
+fn is_unused(sequencer: &Sequencer) -> bool {
+    let own = sequencer.origin();
+    let vector = sequencer.vector();
+    let mut origins = vector.iter().map(|(origin, _)| origin);
+    vector.get(own) == Sequence::NONE && origins.any(|origin| origin.broker == own.broker)
+}
+
 /// How many brokers this one expects to meet; `None` where it is alone, and has always been.
 fn expected_brokers(config: &Config, opened: &Opened) -> Option<usize> {
     let own = opened.sequencer.origin().broker;
@@ -275,7 +285,7 @@ fn run(
         origin: sequencer.origin(),
         report: sequencer.report(),
         members: sequencer.members().clone(),
-        is_unproven: recovery.new_origin.is_some(),
+        is_unproven: recovery.new_origin.is_some() || is_unused(&sequencer),
         expected,
     };
     let running = Arc::new(new_running(node, config, &data_dir, log_end, inbox, chores));

@@ -43,8 +43,12 @@ impl Regions {
         let mut state = self.state.lock();
         let all_linked = self.expected.is_none_or(|peers| state.links.len() >= peers);
         if state.fetching {
-            let has_own_tail = state.holds_what_peers_have_of(self.own.broker);
-            state.fetching = !(patience_is_over || (all_linked && has_own_tail));
+            let has_all = state.holds_what_peers_have();
+            state.fetching = !(patience_is_over || (all_linked && has_all));
+            if !state.fetching {
+                // It reports what it holds from now on.
+                self.heard.send_modify(|count| *count += 1);
+            }
         }
         let standing = state.mesh.members().standing(self.own.broker);
         let mut todo = Todo::default();
@@ -153,13 +157,12 @@ impl State {
             .collect()
     }
 
-    /// Whether everything is here that linked peers had of a broker when they were linked.
-    fn holds_what_peers_have_of(&self, broker: BrokerId) -> bool {
+    /// Whether everything is here that linked peers had when they were linked. Not only this broker's
+    /// own frames: it may have reported that it held the others, and what it writes has to follow all
+    /// that it has reported.
+    fn holds_what_peers_have(&self) -> bool {
         let held = self.mesh.applied();
-        self.links.values().all(|link| {
-            let heads = link.hello.heads.iter();
-            let mut of_it = heads.filter(|(origin, _)| origin.broker == broker);
-            of_it.all(|(&origin, &(sequence, _))| held.contains(origin, sequence))
-        })
+        let hellos = self.links.values().map(|link| link.hello.vector());
+        hellos.into_iter().all(|theirs| held.covers(&theirs))
     }
 }
