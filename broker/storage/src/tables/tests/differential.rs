@@ -112,7 +112,7 @@ impl Run {
         let streams = self.tables.streams();
         let names: Vec<_> = streams.iter().map(|s| s.name.as_str().to_owned()).collect();
         let defined = self.model.values(id("_streams"));
-        let mut expected = vec!["_streams".to_owned()];
+        let mut expected = vec!["_members".to_owned(), "_streams".to_owned()];
         expected.extend(
             defined
                 .iter()
