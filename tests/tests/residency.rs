@@ -254,6 +254,19 @@ impl Scene {
         let _ = changed.problem(409, "AB1103");
     }
 
+    /// Who holds stubs does not acknowledge what it lacks.
+    async fn acknowledged(&mut self) {
+        let http = self.regions.broker(0).http();
+        let path = |regions: u8| format!("/v1/streams/events/records?ack=regions:{regions}");
+        let record = json!([{"value": self.secrets.next()}]);
+        let refused = http.post(&path(3), &record).await;
+        let _ = refused.problem(400, "AB1007");
+        let answer = http.post(&path(2), &record).await;
+        assert!(answer.status < 300, "{answer:?}");
+        assert_eq!(answer.json()["regions"], json!(["r0", "r1"]));
+        self.events += 1;
+    }
+
     /// What a broker says that it holds of another.
     async fn holds(&self, at: usize, of: usize) -> Value {
         let origin = self.regions.status(of).await["origin"].clone();
@@ -287,6 +300,7 @@ async fn nothing_leaks(settings: &[&'static str]) {
     scene.write(0).await;
     scene.write(1).await;
     scene.agree().await;
+    scene.acknowledged().await;
     // Only the relay that may not hold it is left.
     scene.regions.set_between(0, 1, CUT);
     scene.regions.put(0, "open", "before", "secrets").await;

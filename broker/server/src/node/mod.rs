@@ -260,18 +260,23 @@ impl Running {
     /// When it is refused, or the disk fails.
     pub(crate) async fn publish(&self, group: Group, wish: Wish) -> Result<Ack, Error> {
         self.check_writable()?;
-        self.check_level(&wish.level)?;
+        let streams = group.as_slice().iter().map(|publish| publish.stream);
+        self.check_level(&wish.level, streams)?;
         self.publish_into_reserve(group, wish).await
     }
 
-    /// Whether an acknowledgement of this level can be had.
+    /// Whether an acknowledgement of this level can be had of a write to these streams.
     ///
     /// # Errors
-    /// When it asks for regions that there are not.
-    pub(crate) fn check_level(&self, level: &AckLevel) -> Result<(), Error> {
+    /// When it asks for regions that there are not, or that may not hold all of it.
+    pub(crate) fn check_level(
+        &self,
+        level: &AckLevel,
+        streams: impl Iterator<Item = StreamId> + Clone,
+    ) -> Result<(), Error> {
         match level {
             AckLevel::Disk | AckLevel::Memory => Ok(()),
-            AckLevel::Regions(quorum) => self.regions.check_quorum(quorum),
+            AckLevel::Regions(quorum) => self.regions.check_quorum(quorum, streams),
         }
     }
 

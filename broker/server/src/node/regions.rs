@@ -425,7 +425,7 @@ impl Regions {
             state.ahead = Some((watermark, state.durable));
             state.raise(&self.tables, self.tables.applied());
         }
-        let settled = state.settle_expected(self.own);
+        let settled = state.settle_expected(self.own, &self.tables);
         drop(state);
         self.answer(settled);
         self.watermark.send_if_modified(|held| {

@@ -57,7 +57,8 @@ impl Publisher {
     /// When it is refused; others are not concerned.
     pub(super) fn add(&mut self, publish: ws::Publish<'_>, message: &Bytes) -> Result<(), Problem> {
         let definition = self.definition(&publish.stream)?;
-        self.running.check_level(&publish.ack)?;
+        let streams = std::iter::once(definition.id());
+        self.running.check_level(&publish.ack, streams)?;
         let group = match publish.payload {
             Payload::Batch(bytes) => {
                 // The batch stays where it is: in the message.

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_core::id::{RegionName, Sequence};
+use anabranch_core::id::{Origin, RegionName, Sequence, StreamId};
 use anabranch_core::quorum::Quorum;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::ws::Durability;
+use anabranch_storage::tables::{StreamMap, Tables};
 
 use super::super::Error;
 use super::super::publish::{Ack, AckRow, Answer, Budget, token_of};
@@ -63,7 +64,7 @@ impl Regions {
 
     /// Refuses those that have waited for long enough. To be called now and then.
     pub(crate) fn look_at_expected(&self) {
-        let settled = self.state.lock().settle_expected(self.own);
+        let settled = self.state.lock().settle_expected(self.own, &self.tables);
         self.answer(settled);
     }
 
@@ -106,13 +107,20 @@ impl Regions {
         }
     }
 
-    /// Whether a quorum can be reached at all.
+    /// Whether a quorum can be reached at all, of regions that may hold all of what goes to these
+    /// streams.
     ///
     /// # Errors
     /// When there are no such regions.
-    pub(in crate::node) fn check_quorum(&self, quorum: &Quorum) -> Result<(), Error> {
+    pub(in crate::node) fn check_quorum(
+        &self,
+        quorum: &Quorum,
+        streams: impl Iterator<Item = StreamId> + Clone,
+    ) -> Result<(), Error> {
         let state = self.state.lock();
-        let regions: BTreeSet<&RegionName> = state.mesh.regions();
+        let mut regions: BTreeSet<&RegionName> = state.mesh.regions();
+        let defined = self.tables.streams();
+        regions.retain(|region| may_hold(region, &defined, streams.clone()));
         if quorum.is_met(&regions) {
             return Ok(());
         }
@@ -120,20 +128,32 @@ impl Regions {
         Err(Error::new(
             Code::BadParameter,
             format!(
-                "ack={quorum}: the cluster has no such regions; it has {}",
+                "ack={quorum}: there are no such regions that may hold it; there are {}",
                 names.join(", ")
             ),
         ))
     }
 }
 
+/// Whether a region may hold all of what goes to these streams.
+fn may_hold(
+    region: &RegionName,
+    defined: &StreamMap,
+    mut streams: impl Iterator<Item = StreamId>,
+) -> bool {
+    streams.all(|stream| {
+        let definition = defined.get(stream);
+        definition.is_none_or(|definition| definition.may_be_in(region))
+    })
+}
+
 impl State {
     /// Takes out those that others hold by now, and those that have waited for long enough.
-    pub(super) fn settle_expected(&mut self, own: anabranch_core::id::Origin) -> Vec<Settled> {
+    pub(super) fn settle_expected(&mut self, own: Origin, tables: &Tables) -> Vec<Settled> {
         if self.expecting.is_empty() {
             return Vec::new();
         }
-        let now = Instant::now();
+        let (now, defined) = (Instant::now(), tables.streams());
         let mut settled = Vec::new();
         // Who does not hold a frame does not hold a later one: of many that wait for the same, most
         // need no look.
@@ -144,11 +164,14 @@ impl State {
                 waiting.push_back(one);
                 continue;
             }
-            let held = self.mesh.holding(own, one.expected.sequence);
-            let in_time = one.expected.quorum.is_met(&held);
-            if !in_time && !unmet.contains(&one.expected.quorum) {
+            let mut held = self.mesh.holding(own, one.expected.sequence);
+            if !one.expected.quorum.is_met(&held) && !unmet.contains(&one.expected.quorum) {
                 unmet.push(one.expected.quorum.clone());
             }
+            // Who has a stub of it says that it has the frame.
+            let streams = one.expected.rows.iter().map(|row| row.stream);
+            held.retain(|region| may_hold(region, &defined, streams.clone()));
+            let in_time = one.expected.quorum.is_met(&held);
             if in_time || one.until <= now {
                 settled.push(Settled {
                     expected: one.expected,
