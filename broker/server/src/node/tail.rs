@@ -234,6 +234,12 @@ impl Tail {
         VersionVector::clone(&self.order.lock().others)
     }
 
+    /// Both at one moment.
+    pub(super) fn end(&self) -> (Position, VersionVector) {
+        let order = self.order.lock();
+        (order.next, VersionVector::clone(&order.others))
+    }
+
     /// Adds frames that became durable and wakes who follows their streams.
     pub(crate) fn push(&self, run: &[Durable<Arc<Commit>>]) {
         let mut order = self.order.lock();

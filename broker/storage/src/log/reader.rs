@@ -77,13 +77,6 @@ impl LogReader {
         self.shared.state.read().next()
     }
 
-    /// First position that is not durable yet, and all frames before it.
-    #[must_use]
-    pub fn end(&self) -> (Position, VersionVector) {
-        let state = self.shared.state.read();
-        (state.next(), state.active.index.vector_after())
-    }
-
     /// First position still held.
     #[must_use]
     pub fn start_position(&self) -> Position {

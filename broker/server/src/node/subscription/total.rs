@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use super::{Ahead, Event, Followed, Given, STEP_BYTES};
 use crate::node::selection::Opened;
+use crate::node::tail::Look;
 use crate::node::{Error, Running, error};
 
 /// Bytes of one origin's frames that are read at once.
@@ -101,7 +102,7 @@ impl Total {
                 // So that the client knows where to resume before anything comes.
                 self.live = true;
                 let Some(watermark) = &self.watermark else {
-                    let (end, seen) = reader.end();
+                    let (end, seen) = self.followed.running.tail.end();
                     self.unmet = end;
                     return Ok(Cursor::after(seen));
                 };
@@ -218,7 +219,8 @@ impl Total {
             Some(watermark) => *watermark.borrow_and_update(),
         };
         // Afterwards, so that it holds everything up to the watermark.
-        let (end, here) = self.followed.running.reader.end();
+        let (end, here) = self.followed.running.tail.end();
+        self.pass_others(end, &here);
         let mut left = most;
         while left > 0 {
             self.read_on(end, &here).await?;
@@ -227,6 +229,21 @@ impl Total {
             }
         }
         Ok(())
+    }
+
+    /// Passes frames that came since the last look, where none of them is of the stream: nothing has
+    /// to be read to know that.
+    fn pass_others(&mut self, end: Position, here: &VersionVector) {
+        // Looked at afterwards, so that every frame before the end was there to be seen.
+        if !matches!(self.followed.tail.look(self.unmet, 1), Look::Empty) {
+            return;
+        }
+        for (origin, here) in here.iter() {
+            if !self.reading.contains_key(&origin) {
+                self.merge.pass(origin, here);
+            }
+        }
+        self.unmet = self.unmet.max(end);
     }
 
     /// Takes slices until some more has to be read, or it is enough; says whether there may be more.
