@@ -164,10 +164,11 @@ async fn link(node: Arc<Node>, config: Config, listener: Option<(TcpListener, So
         }
     };
     let peers = config.listen.peers.iter().cloned().map(PeerAddress);
-    let dialling = peer::dial_all(Arc::clone(&node), peers.collect(), config.links.clone());
+    let common = peer::Common::new(config.links.clone());
+    let dialling = peer::dial_all(Arc::clone(&node), peers.collect(), common.clone());
     match listener {
         Some((listener, _)) => {
-            let accepting = peer::accept(Arc::clone(&node), listener, config.links.clone());
+            let accepting = peer::accept(Arc::clone(&node), listener, common);
             tokio::join!(membership, dialling, accepting);
         }
         None => {

@@ -8,8 +8,7 @@ use anabranch_protocol::error::Code;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::link;
-use crate::config::Links;
+use super::{Common, link};
 use crate::node::{Dialled, Node};
 
 /// How soon a lost link is dialled again, at first.
@@ -33,12 +32,12 @@ impl fmt::Display for PeerAddress {
 }
 
 /// Keeps a link to a peer, whatever happens to it.
-pub(super) async fn keep(node: Arc<Node>, peer: PeerAddress, options: Links) {
+pub(super) async fn keep(node: Arc<Node>, peer: PeerAddress, common: Common) {
     let mut wait = SHORTEST_WAIT;
     let mut last = None;
     loop {
         let started = Instant::now();
-        let (reason, duplicate) = once(&node, &peer, &options).await;
+        let (reason, duplicate) = once(&node, &peer, &common).await;
         // A peer that is down for hours is told of once, not with every attempt.
         if last.as_ref() == Some(&reason) || duplicate {
             tracing::debug!(%peer, %reason, "no link");
@@ -57,10 +56,10 @@ pub(super) async fn keep(node: Arc<Node>, peer: PeerAddress, options: Links) {
     }
 }
 
-async fn once(node: &Arc<Node>, peer: &PeerAddress, options: &Links) -> (String, bool) {
+async fn once(node: &Arc<Node>, peer: &PeerAddress, common: &Common) -> (String, bool) {
     match timeout(CONNECT_BUDGET, TcpStream::connect(&peer.0)).await {
         Ok(Ok(stream)) => {
-            let ended = link::run(node, stream, Dialled::Here, options).await;
+            let ended = link::run(node, stream, Dialled::Here, common).await;
             (ended.to_string(), ended.code() == Some(Code::DuplicateLink))
         }
         Ok(Err(error)) => (error.to_string(), false),

@@ -20,10 +20,10 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use super::Common;
 use super::audit::{self, Auditing};
 use super::packing::{Packer, Unpacker};
 use super::wire::{Incoming, ReadError};
-use crate::config::Links;
 use crate::node::{Dialled, Error, LinkCredit, Node, Peer, Running, Seat, Shipped, check_hello};
 
 /// How long the other side may take to say who it is.
@@ -123,7 +123,7 @@ pub(super) async fn run(
     node: &Arc<Node>,
     stream: TcpStream,
     dialled: Dialled,
-    options: &Links,
+    common: &Common,
 ) -> Ended {
     // A delay of small messages would be a delay of every record.
     if let Err(error) = stream.set_nodelay(true) {
@@ -134,7 +134,7 @@ pub(super) async fn run(
     let ended = match greet(node, &mut incoming, &mut write, dialled).await {
         Ok((running, seat)) => {
             tracing::info!(peer = %seat.peer.broker, region = %seat.peer.region, "link up");
-            keep(&running, seat, incoming, &mut write, options).await
+            keep(&running, seat, incoming, &mut write, common).await
         }
         Err(ended) => ended,
     };
@@ -183,14 +183,14 @@ async fn keep(
     seat: Seat,
     incoming: Incoming<OwnedReadHalf>,
     write: &mut OwnedWriteHalf,
-    options: &Links,
+    common: &Common,
 ) -> Ended {
     let credit = Arc::new(LinkCredit::of(&seat.peer));
     // The other side asks seldom, and credit comes no faster than what it was given for.
     let (tell, told) = mpsc::channel(64);
     let (say, said) = mpsc::channel(audit::AHEAD);
     let mut ended = seat.ended.clone();
-    let window = options.window_bytes.in_memory() as u64;
+    let window = common.options.window_bytes.in_memory() as u64;
     let outgoing = Outgoing {
         running,
         seat: &seat,
@@ -198,7 +198,7 @@ async fn keep(
         told,
         credit: &credit,
         window,
-        packer: options.compress.then(Packer::default),
+        packer: common.packer(),
         wanted: None,
         reports_of: BTreeSet::new(),
         left: 0,
@@ -209,7 +209,7 @@ async fn keep(
         peer: seat.peer.clone(),
         said,
         tell: tell.clone(),
-        every: options.audit_seconds,
+        every: common.options.audit_seconds,
     };
     let reading = Reading {
         running,
@@ -547,7 +547,7 @@ fn make_block(
     }
     let block = match shipment.items.len() {
         0 => None,
-        frames => Some(pack(items, frames as u64, packer)?),
+        frames => Some(pack(items.freeze(), frames as u64, packer)?),
     };
     Ok(Made {
         block,
@@ -557,11 +557,11 @@ fn make_block(
     })
 }
 
-fn pack(items: BytesMut, frames: u64, packer: Option<&mut Packer>) -> Result<Block, String> {
+fn pack(items: Bytes, frames: u64, packer: Option<&mut Packer>) -> Result<Block, String> {
     let raw = items.len();
     let packed = packer.and_then(|packer| packer.pack(&items));
     let compressed = packed.is_some();
-    let items = packed.map_or_else(|| items.freeze(), Bytes::from);
+    let items = packed.unwrap_or(items);
     let mut message = BytesMut::with_capacity(items.len() + 16);
     let block = PeerMessage::Block {
         compressed,

@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 
 pub(crate) use dial::PeerAddress;
 
+use self::packing::{Latest, Packer};
 use crate::config::Links;
 use crate::node::{Dialled, Node};
 
@@ -34,8 +35,29 @@ use crate::node::{Dialled, Node};
 /// a cluster has brokers.
 const MOST_LINKS: usize = 1024;
 
+/// What all links have in common.
+#[derive(Clone)]
+pub(crate) struct Common {
+    options: Links,
+    latest: Arc<Latest>,
+}
+
+impl Common {
+    pub(crate) fn new(options: Links) -> Self {
+        Self {
+            options,
+            latest: Arc::default(),
+        }
+    }
+
+    /// `None` where blocks are not compressed.
+    fn packer(&self) -> Option<Packer> {
+        self.options.compress.then(|| Packer::new(&self.latest))
+    }
+}
+
 /// Takes links until it is dropped.
-pub(crate) async fn accept(node: Arc<Node>, listener: TcpListener, options: Links) {
+pub(crate) async fn accept(node: Arc<Node>, listener: TcpListener, common: Common) {
     let mut links = JoinSet::new();
     loop {
         while links.try_join_next().is_some() {}
@@ -44,9 +66,9 @@ pub(crate) async fn accept(node: Arc<Node>, listener: TcpListener, options: Link
         }
         match listener.accept().await {
             Ok((stream, from)) => {
-                let (node, options) = (Arc::clone(&node), options.clone());
+                let (node, common) = (Arc::clone(&node), common.clone());
                 links.spawn(async move {
-                    let ended = link::run(&node, stream, Dialled::There, &options).await;
+                    let ended = link::run(&node, stream, Dialled::There, &common).await;
                     tracing::info!(%from, reason = %ended, "link from a peer ended");
                 });
             }
@@ -60,10 +82,10 @@ pub(crate) async fn accept(node: Arc<Node>, listener: TcpListener, options: Link
 }
 
 /// Dials the configured peers until it is dropped.
-pub(crate) async fn dial_all(node: Arc<Node>, peers: Vec<PeerAddress>, options: Links) {
+pub(crate) async fn dial_all(node: Arc<Node>, peers: Vec<PeerAddress>, common: Common) {
     let mut dials = JoinSet::new();
     for peer in peers {
-        dials.spawn(dial::keep(Arc::clone(&node), peer, options.clone()));
+        dials.spawn(dial::keep(Arc::clone(&node), peer, common.clone()));
     }
     // None of them ends.
     while dials.join_next().await.is_some() {}
