@@ -41,6 +41,10 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// Reports go out no more often than this while nothing else does.
 const REPORT_EVERY: Duration = Duration::from_millis(2);
 
+/// Bytes of reports that a link carries in a millisecond at most. A report names every broker, and a hub
+/// passes on those of all, so that with 175 regions one each 2 ms would be far more than the records.
+const REPORT_BYTES_PER_MS: u64 = 100;
+
 /// Why a link ended.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -373,7 +377,9 @@ impl Outgoing<'_> {
                 self.ship().await?;
                 // Reports and credit must not wait until a peer has caught up.
                 self.give_credit().await?;
-                self.report(&mut reported).await?;
+                if Instant::now() >= next_report {
+                    next_report = self.report(&mut reported).await?;
+                }
                 while let Ok(told) = self.told.try_recv() {
                     self.note(told, &mut heard).await?;
                 }
@@ -392,8 +398,7 @@ impl Outgoing<'_> {
                     heard.changed().await
                 } => {
                     gone(changed)?;
-                    next_report = Instant::now() + REPORT_EVERY;
-                    self.report(&mut reported).await?;
+                    next_report = self.report(&mut reported).await?;
                 }
                 () = self.credit.arrived() => self.give_credit().await?,
                 () = tokio::time::sleep(PING_EVERY) => self.say(&PeerMessage::Ping).await?,
@@ -442,7 +447,8 @@ impl Outgoing<'_> {
         }
     }
 
-    async fn report(&mut self, reported: &mut Vec<Report>) -> Result<(), Ended> {
+    /// Reports what is new; when it may report again.
+    async fn report(&mut self, reported: &mut Vec<Report>) -> Result<Instant, Ended> {
         let reports = self.running.regions.reports(&self.reports_of);
         let fresh: Vec<_> = reports
             .iter()
@@ -450,10 +456,12 @@ impl Outgoing<'_> {
             .cloned()
             .collect();
         *reported = reports;
-        match fresh.is_empty() {
-            true => Ok(()),
-            false => self.say(&PeerMessage::Reports(fresh)).await,
+        let mut message = BytesMut::new();
+        if !fresh.is_empty() {
+            encode(&PeerMessage::Reports(fresh), &mut message);
+            self.write.write_all(&message).await?;
         }
+        Ok(Instant::now() + pause_after(message.len() as u64))
     }
 
     /// Sends one block of what is wanted.
@@ -495,6 +503,11 @@ impl Outgoing<'_> {
         self.position = next;
         Ok(())
     }
+}
+
+/// How long after reports of so many bytes there are none.
+fn pause_after(bytes: u64) -> Duration {
+    REPORT_EVERY.max(Duration::from_millis(bytes / REPORT_BYTES_PER_MS))
 }
 
 fn gone(changed: Result<(), watch::error::RecvError>) -> Result<(), Ended> {
@@ -574,4 +587,17 @@ fn pack(items: Bytes, frames: u64, packer: Option<&mut Packer>) -> Result<Block,
         frames,
         raw: raw as u64,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_brokers_report_often_and_many_never_fill_a_link() {
+        assert_eq!(pause_after(0), REPORT_EVERY);
+        assert_eq!(pause_after(150), REPORT_EVERY);
+        let second = 1000 * REPORT_BYTES_PER_MS;
+        assert_eq!(pause_after(second), Duration::from_secs(1));
+    }
 }
