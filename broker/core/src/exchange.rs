@@ -22,6 +22,9 @@ pub struct Peers {
     /// Frames that a peer has and cannot ship here, nor what comes behind them: of its origin and,
     /// since those follow, of later epochs of the same broker.
     withheld: BTreeMap<(BrokerId, Origin), Sequence>,
+    /// Peers that have stopped shipping a broker's frames before one that is held by now. They ship
+    /// none of them any more until they are asked again.
+    stopped: BTreeSet<(BrokerId, BrokerId)>,
 }
 
 /// What a peer is asked for: all frames of these brokers that are not in the vector.
@@ -66,6 +69,7 @@ impl Peers {
     pub fn lose(&mut self, peer: BrokerId) {
         self.reachable.remove(&peer);
         self.withheld.retain(|(from, _), _| *from != peer);
+        self.stopped.retain(|(from, _)| *from != peer);
     }
 
     /// A peer cannot ship an origin's frames here from this one on: somebody else has to, until it is
@@ -81,6 +85,20 @@ impl Peers {
     pub fn is_withheld(&self, held: &VersionVector) -> bool {
         let mut withheld = self.withheld.iter();
         withheld.any(|((_, origin), from)| held.get(*origin) < *from)
+    }
+
+    /// Whether what a peer cannot ship has come from elsewhere, so that asks are to be made anew.
+    #[must_use]
+    pub fn may_resume(&self, held: &VersionVector) -> bool {
+        let mut withheld = self.withheld.iter();
+        withheld.any(|((_, origin), from)| held.get(*origin) >= *from)
+    }
+
+    /// Takes out the peers that have to be asked again for frames of a broker, though they were asked
+    /// for them before: each peer with the broker.
+    #[must_use]
+    pub fn take_stopped(&mut self) -> BTreeSet<(BrokerId, BrokerId)> {
+        std::mem::take(&mut self.stopped)
     }
 
     /// What a peer can ship of what it holds.
@@ -113,8 +131,16 @@ impl Peers {
     /// What to ask each reachable peer for. Each broker's frames are asked of one peer only.
     #[must_use]
     pub fn asks(&mut self, held: &VersionVector) -> BTreeMap<BrokerId, Ask> {
-        self.withheld
-            .retain(|(_, origin), from| held.get(*origin) < *from);
+        let Self {
+            withheld, stopped, ..
+        } = self;
+        withheld.retain(|(peer, origin), from| {
+            let is_lacking = held.get(*origin) < *from;
+            if !is_lacking {
+                stopped.insert((*peer, origin.broker));
+            }
+            is_lacking
+        });
         let ask = |&peer: &BrokerId| {
             let ask = Ask {
                 held: held.clone(),
@@ -279,6 +305,7 @@ mod tests {
         let mut peers = Peers {
             relays: BTreeMap::new(),
             withheld: BTreeMap::new(),
+            stopped: BTreeSet::new(),
             ..peers
         };
         let asks = peers.asks(&VersionVector::EMPTY);
@@ -333,5 +360,32 @@ mod tests {
             [2, 9],
             "a new link is asked anew"
         );
+    }
+    #[test]
+    fn who_has_stopped_before_a_frame_that_is_held_by_now_is_asked_again() {
+        let mut peers = Peers::default();
+        let (relay, far) = (BrokerId::new(2), BrokerId::new(9));
+        peers.reach(relay, holds(&[(9, 1, 50)]));
+        let nine = Origin {
+            broker: far,
+            epoch: Epoch::new(1),
+        };
+        // It is held already when the relay says that it cannot ship it.
+        peers.withhold(relay, nine, Sequence::new(7));
+        let mut held = holds(&[(9, 1, 7)]);
+        assert!(peers.may_resume(&held));
+        assert_eq!(of(&peers.asks(&held), 2), [2, 9], "as before");
+        assert_eq!(peers.take_stopped(), BTreeSet::from([(relay, far)]));
+        assert!(peers.take_stopped().is_empty());
+        // It comes later.
+        peers.withhold(relay, nine, Sequence::new(20));
+        assert!(!peers.may_resume(&held));
+        assert_eq!(of(&peers.asks(&held), 2), [2, 9]);
+        assert!(peers.take_stopped().is_empty());
+        held = holds(&[(9, 1, 20)]);
+        assert!(peers.may_resume(&held));
+        assert_eq!(of(&peers.asks(&held), 2), [2, 9]);
+        assert!(!peers.may_resume(&held));
+        assert_eq!(peers.take_stopped(), BTreeSet::from([(relay, far)]));
     }
 }

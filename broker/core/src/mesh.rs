@@ -164,6 +164,18 @@ impl Mesh {
         self.peers.is_withheld(self.stability.applied())
     }
 
+    /// Whether asks are to be made anew, see [`Peers::may_resume`].
+    #[must_use]
+    pub fn may_resume(&self) -> bool {
+        self.peers.may_resume(self.stability.applied())
+    }
+
+    /// Who has to be asked again for whose frames, see [`Peers::take_stopped`].
+    #[must_use]
+    pub fn take_stopped(&mut self) -> BTreeSet<(BrokerId, BrokerId)> {
+        self.peers.take_stopped()
+    }
+
     /// What to ask each linked peer for.
     #[must_use]
     pub fn asks(&mut self) -> BTreeMap<BrokerId, Ask> {

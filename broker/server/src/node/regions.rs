@@ -394,7 +394,7 @@ impl Regions {
         if others || state.fetching {
             self.note_change();
         }
-        if state.only.is_some() {
+        if state.only.is_some() || state.mesh.may_resume() {
             state.ask_anew();
         }
         self.settle(state);
@@ -491,14 +491,17 @@ impl State {
     /// Tells the links whose peers are to be asked for something else from now on.
     fn ask_anew(&mut self) {
         let asks = self.asks();
+        let stopped = self.mesh.take_stopped();
         for (peer, ask) in asks {
             if let Some(link) = self.links.get(&peer) {
                 link.asks.send_if_modified(|asked| {
-                    let differs = asked.of != ask.of;
-                    if differs {
+                    // Who has stopped before a frame that is held by now goes on only when asked again.
+                    let is_due = asked.of != ask.of
+                        || (ask.of.iter()).any(|&broker| stopped.contains(&(peer, broker)));
+                    if is_due {
                         *asked = ask;
                     }
-                    differs
+                    is_due
                 });
             }
         }
@@ -507,6 +510,7 @@ impl State {
     /// Asks all again, for what they may have shipped already.
     fn ask_again(&mut self) {
         let asks = self.asks();
+        let _all_are_asked = self.mesh.take_stopped();
         for (peer, ask) in asks {
             if let Some(link) = self.links.get(&peer) {
                 link.asks.send_replace(ask);
