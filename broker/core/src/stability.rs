@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::clock::HybridTimestamp;
-use crate::id::BrokerId;
+use crate::id::{BrokerId, Position};
 use crate::vector::VersionVector;
 
 /// What a member says of itself.
@@ -175,5 +175,74 @@ impl Member {
         if self.waiting[0].is_none() {
             self.waiting.swap(0, 1);
         }
+    }
+}
+
+/// Watermarks on their way to the tables: one is theirs once they hold what it was found with, since
+/// what is on its way to them may be stamped earlier.
+#[derive(Clone, Debug, Default)]
+pub struct Rising {
+    /// The oldest that waits, and the newest. With the newest alone none would ever arrive where
+    /// each is found before the one before it has.
+    waiting: [Option<(HybridTimestamp, Position)>; 2],
+}
+
+impl Rising {
+    /// A watermark that was found with what is before this position.
+    pub fn note(&mut self, watermark: HybridTimestamp, from: Position) {
+        let [oldest, newest] = &mut self.waiting;
+        let last = newest.or(*oldest);
+        if last.is_some_and(|(last, _)| watermark <= last) {
+            return;
+        }
+        match oldest {
+            None => *oldest = Some((watermark, from)),
+            Some(_) => *newest = Some((watermark, from)),
+        }
+    }
+
+    /// Takes out the highest that is the tables', which hold what is before this position.
+    pub fn arrive(&mut self, applied: Position) -> Option<HybridTimestamp> {
+        let mut arrived = None;
+        while let [Some((watermark, from)), _] = self.waiting
+            && from <= applied
+        {
+            arrived = Some(watermark);
+            self.waiting = [self.waiting[1], None];
+        }
+        arrived
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(millis: u64) -> HybridTimestamp {
+        HybridTimestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn the_tables_watermark_rises_though_they_are_always_behind() {
+        let mut rising = Rising::default();
+        for at in 1..100 {
+            rising.note(stamp(at), Position::new(at));
+            let arrived = rising.arrive(Position::new(at.saturating_sub(5)));
+            assert!(arrived <= Some(stamp(at.saturating_sub(5).max(1))));
+            assert!(at < 7 || rising.waiting[0] >= Some((stamp(at - 5), Position::new(at - 5))));
+        }
+        assert_eq!(rising.arrive(Position::new(99)), Some(stamp(99)));
+        assert_eq!(rising.arrive(Position::new(99)), None);
+    }
+
+    #[test]
+    fn a_watermark_waits_for_what_it_was_found_with_and_never_falls() {
+        let mut rising = Rising::default();
+        rising.note(stamp(5), Position::new(10));
+        rising.note(stamp(5), Position::new(20));
+        rising.note(stamp(4), Position::new(20));
+        assert_eq!(rising.arrive(Position::new(9)), None);
+        assert_eq!(rising.arrive(Position::new(10)), Some(stamp(5)));
+        assert_eq!(rising.arrive(Position::new(20)), None);
     }
 }

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Commit;
 use anabranch_core::holding::{Everything, Holding, Settled};
 use anabranch_core::id::{BrokerId, ClusterId, Position, RegionName};
 use anabranch_core::mesh::Mesh;
 use anabranch_core::sequencer::{AcceptError, Foreign, Publish, Sequencer};
+use anabranch_core::stability::Rising;
 use anabranch_core::vector::VersionVector;
 use anabranch_protocol::peer::block::Item;
 use anabranch_protocol::peer::{Heads, Hello};
@@ -124,8 +124,8 @@ pub(super) struct Running {
     pub(super) sides: BTreeMap<u64, Side>,
     /// The last frames that are durable.
     pub(super) heads: Heads,
-    /// A watermark, and up to where the table has to be applied before it is the table's.
-    ahead: Option<(HybridTimestamp, Position)>,
+    /// Watermarks that the table gets once it holds what those were found with.
+    rising: Rising,
     /// When a frame of another broker was last taken over, or nothing waited.
     moved: Time,
     /// Who alone is asked for everything, until this is held: nothing moved before.
@@ -201,7 +201,7 @@ impl Running {
             syncing: None,
             runs: VecDeque::new(),
             sides: BTreeMap::new(),
-            ahead: None,
+            rising: Rising::default(),
             moved: 0,
             only: None,
             fetching,
@@ -437,16 +437,13 @@ impl Running {
             Some(Mutant::PruneByTime) => mutant::a_while_ago(&self.sequencer),
             _ => self.mesh.watermark(),
         };
-        self.ahead = Some((watermark, self.reader.next_position()));
+        self.rising.note(watermark, self.reader.next_position());
         self.raise();
     }
 
     fn raise(&mut self) {
-        if let Some((watermark, from)) = self.ahead
-            && from <= self.table.applied()
-        {
+        if let Some(watermark) = self.rising.arrive(self.table.applied()) {
             self.table.raise(watermark);
-            self.ahead = None;
         }
     }
 

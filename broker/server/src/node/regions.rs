@@ -17,7 +17,7 @@ use anabranch_core::id::{BrokerId, ClusterId, Origin, Position, RegionName, Sequ
 use anabranch_core::lag::Lag;
 use anabranch_core::members::{Member, Members};
 use anabranch_core::mesh::Mesh;
-use anabranch_core::stability::Report;
+use anabranch_core::stability::{Report, Rising};
 use anabranch_core::vector::VersionVector;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::Hello;
@@ -108,9 +108,10 @@ struct State {
     waiting: (usize, usize),
     /// Publishes that other regions have to hold before they are acknowledged.
     expecting: VecDeque<expecting::Waiting>,
-    /// A watermark, and up to where the tables have to be applied before it is theirs.
-    ahead: Option<(HybridTimestamp, Position)>,
-    forks: Vec<String>,
+    /// Watermarks that the tables get once they hold what those were found with.
+    rising: Rising,
+    /// Origins whose frames are not taken any more, and why.
+    forks: BTreeMap<Origin, String>,
     /// Who alone is asked for everything, until this is held: nothing moved before.
     only: Option<(BrokerId, VersionVector)>,
     /// The start could not prove the log whole: peers may hold frames of this broker that it has lost.
@@ -192,8 +193,8 @@ impl Regions {
             only_here: Lag::default(),
             waiting: (0, 0),
             expecting: VecDeque::new(),
-            ahead: None,
-            forks: Vec::new(),
+            rising: Rising::default(),
+            forks: BTreeMap::new(),
             only: None,
             fetching: is_unproven && expected.is_some_and(|expected| expected > 0),
         };
@@ -253,7 +254,8 @@ impl Regions {
     pub(super) fn ask_one(&self) {
         let mut state = self.state.lock();
         state.only = state.mesh.ask_one().map(|(peer, _)| {
-            let goal = state.mesh.report(peer).map(|report| report.applied.clone());
+            let report = state.mesh.report(peer);
+            let goal = report.map(|report| state.without_forked(&report.applied));
             (peer, goal.unwrap_or_default())
         });
         if let Some((peer, _)) = &state.only {
@@ -422,7 +424,8 @@ impl Regions {
     fn settle(&self, mut state: parking_lot::MutexGuard<'_, State>) {
         let watermark = state.mesh.watermark();
         if state.mesh.others() > 0 {
-            state.ahead = Some((watermark, state.durable));
+            let durable = state.durable;
+            state.rising.note(watermark, durable);
             state.raise(&self.tables, self.tables.applied());
         }
         let settled = state.settle_expected(self.own, &self.tables);
@@ -450,22 +453,37 @@ impl Regions {
 
     /// An origin's history contradicts the one that is held. Its frames are not taken any more.
     pub(crate) fn note_fork(&self, origin: Origin, what: String) {
+        let mut state = self.state.lock();
+        // Each of its frames that still comes is refused.
+        if state.forks.contains_key(&origin) {
+            return;
+        }
         tracing::error!(%origin, %what, code = Code::Forked.code(), "a broker's log has forked, its frames are not taken over");
         metrics::counter!("anabranch_forked_origins_total").increment(1);
-        self.state.lock().forks.push(format!("{origin}: {what}"));
+        state.forks.insert(origin, format!("{origin}: {what}"));
+        if let Some((peer, goal)) = state.only.take() {
+            state.only = Some((peer, state.without_forked(&goal)));
+        }
     }
 }
 
 impl State {
-    /// Gives the tables a watermark once they hold what it was found with: what is on its way to
-    /// them may be stamped earlier.
+    /// Gives the tables a watermark once they hold what it was found with.
     fn raise(&mut self, tables: &Tables, applied: Position) {
-        if let Some((watermark, from)) = self.ahead
-            && from <= applied
-        {
+        if let Some(watermark) = self.rising.arrive(applied) {
             tables.raise_watermark(watermark);
-            self.ahead = None;
         }
+    }
+
+    /// What can be taken over of this: frames of an origin that has forked, and those that follow them
+    /// in later epochs, never are.
+    fn without_forked(&self, vector: &VersionVector) -> VersionVector {
+        let is_forked = |origin: Origin| {
+            let mut forked = self.forks.keys();
+            forked.any(|fork| fork.broker == origin.broker && *fork <= origin)
+        };
+        let rest = vector.iter().filter(|(origin, _)| !is_forked(*origin));
+        rest.collect()
     }
 
     /// Notes what others lack of what is here, and this broker of what is there.

@@ -96,7 +96,7 @@ impl Regions {
             held_frames: state.waiting.0,
             held_bytes: state.waiting.1,
             only_here,
-            forks: state.forks.clone(),
+            forks: state.forks.values().cloned().collect(),
         }
     }
 }
