@@ -12,7 +12,7 @@ use anabranch_core::id::{BrokerId, Origin, Position, Sequence};
 use anabranch_core::stability::Report;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::block::{self, Item};
-use anabranch_protocol::peer::{Hello, PeerMessage, encode};
+use anabranch_protocol::peer::{Hello, MAX_MESSAGE_BYTES, PeerMessage, encode};
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -294,13 +294,8 @@ impl Reading<'_> {
     async fn take_block(&mut self, compressed: bool, raw: u32, items: Bytes) -> Result<(), Ended> {
         let arrived = items.len() as u64;
         let limit = raw as usize;
-        // One frame of the largest size may overdraw the window.
-        if u64::from(raw)
-            > self
-                .window
-                .max(anabranch_protocol::peer::MAX_MESSAGE_BYTES as u64)
-        {
-            return Err(Ended::Protocol("a block is longer than the window"));
+        if self.credit.out().saturating_add(u64::from(raw)) > most_out(self.window) {
+            return Err(Ended::Protocol("it sends more than it has credit for"));
         }
         let items = match compressed {
             false => items,
@@ -349,8 +344,9 @@ struct Outgoing<'a> {
     wanted: Option<Ask>,
     /// The brokers of whom it was asked for.
     reports_of: BTreeSet<BrokerId>,
-    /// Bytes that may still be sent.
-    left: u64,
+    /// Bytes that may still be sent. The block that overdrew the window leaves a debt, or the window
+    /// would grow by each of those.
+    left: i64,
     /// What is before this in the log was sent, or is not wanted.
     position: Position,
 }
@@ -420,7 +416,7 @@ impl Outgoing<'_> {
     async fn note(&mut self, told: Told, heard: &mut watch::Receiver<u64>) -> Result<(), Ended> {
         match told {
             Told::Say(message) => self.say(&message).await?,
-            Told::Credit(bytes) => self.left = self.left.saturating_add(bytes),
+            Told::Credit(bytes) => self.left = self.left.saturating_add(signed(bytes)),
             Told::Wanted(Wanted { ask, window }) => {
                 self.position = self.running.shipping_from(&ask);
                 self.reports_of.clone_from(&ask.of);
@@ -428,7 +424,7 @@ impl Outgoing<'_> {
                 heard.mark_changed();
                 // What is on its way keeps its credit: it comes back as it would have.
                 if self.wanted.replace(ask).is_none() {
-                    self.left = window;
+                    self.left = signed(window);
                 }
             }
         }
@@ -489,7 +485,7 @@ impl Outgoing<'_> {
         } = made.map_err(Ended::Log)?;
         if let Some(block) = block {
             self.write.write_all(&block.message).await?;
-            self.left = self.left.saturating_sub(block.raw);
+            self.left = self.left.saturating_sub(signed(block.raw));
             let counts = &self.seat.counts;
             counts.frames_out.fetch_add(block.frames, Ordering::Relaxed);
             counts
@@ -508,6 +504,16 @@ impl Outgoing<'_> {
 /// How long after reports of so many bytes there are none.
 fn pause_after(bytes: u64) -> Duration {
     REPORT_EVERY.max(Duration::from_millis(bytes / REPORT_BYTES_PER_MS))
+}
+
+/// Bytes that may be here at most whose credit was not given back. A block is sent while any credit
+/// is left, so the last one may overdraw the window by as much as a message holds.
+fn most_out(window: u64) -> u64 {
+    window.saturating_add(MAX_MESSAGE_BYTES as u64)
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 fn gone(changed: Result<(), watch::error::RecvError>) -> Result<(), Ended> {

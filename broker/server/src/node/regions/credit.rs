@@ -11,6 +11,9 @@ use super::super::residents::Peer;
 #[derive(Debug)]
 pub(crate) struct LinkCredit {
     from: Peer,
+    /// Taken, and not given back yet.
+    out: AtomicU64,
+    /// Of that, what can be given back.
     returned: AtomicU64,
     arrived: Notify,
 }
@@ -34,6 +37,7 @@ impl LinkCredit {
     pub(crate) fn of(peer: &Peer) -> Self {
         Self {
             from: peer.clone(),
+            out: AtomicU64::new(0),
             returned: AtomicU64::new(0),
             arrived: Notify::new(),
         }
@@ -41,10 +45,17 @@ impl LinkCredit {
 
     /// Takes note of bytes that have come.
     pub(crate) fn take(self: &Arc<Self>, bytes: u64) -> Ticket {
+        self.out.fetch_add(bytes, Ordering::AcqRel);
         Ticket {
             bytes,
             credit: Arc::clone(self),
         }
+    }
+
+    /// Bytes that have come and whose credit was not given back. The peer knows of no less, so it may
+    /// not let this grow beyond its window.
+    pub(crate) fn out(&self) -> u64 {
+        self.out.load(Ordering::Acquire)
     }
 
     /// Waits until something can be given back.
@@ -58,7 +69,9 @@ impl LinkCredit {
         let taken = self
             .returned
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, enough);
-        taken.ok()
+        let given = taken.ok()?;
+        self.out.fetch_sub(given, Ordering::AcqRel);
+        Some(given)
     }
 }
 
@@ -66,5 +79,27 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.credit.returned.fetch_add(self.bytes, Ordering::AcqRel);
         self.credit.arrived.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_core::id::{BrokerId, RegionName};
+
+    use super::*;
+
+    #[test]
+    fn credit_is_out_until_it_is_given_back() {
+        let credit = Arc::new(LinkCredit::of(&Peer {
+            broker: BrokerId::new(2),
+            region: RegionName::parse("b").unwrap(),
+        }));
+        let (first, second) = (credit.take(5), credit.take(3));
+        drop(first);
+        assert_eq!(credit.out(), 8, "the peer does not know yet");
+        assert_eq!((credit.give_back(6), credit.out()), (None, 8));
+        assert_eq!((credit.give_back(5), credit.out()), (Some(5), 3));
+        drop(second);
+        assert_eq!((credit.give_back(0), credit.out()), (Some(3), 0));
     }
 }
