@@ -46,6 +46,25 @@ impl Audits {
         self.state.lock().own.values().cloned().collect()
     }
 
+    /// Whether the whole of a table came to just that in this broker's last round. What is asked while
+    /// nothing is written is answered by that; its own next round looks at the rows again.
+    fn has_said(&self, theirs: &Audit) -> bool {
+        self.state.lock().own.get(&theirs.stream) == Some(theirs)
+    }
+
+    /// A peer's rows are those here. If they are the whole table, that is remembered.
+    fn note_equal(&self, peer: &Peer, theirs: &Audit) {
+        if !theirs.is_whole() {
+            return;
+        }
+        let mut state = self.state.lock();
+        let compared = (peer.broker, theirs.stream);
+        state.equal.insert(compared, Instant::now());
+        state
+            .found
+            .retain(|(stream, _), _| *stream != theirs.stream);
+    }
+
     /// Rows that differ though the frames are the same.
     pub(crate) fn found(&self) -> Vec<String> {
         self.state.lock().found.values().cloned().collect()
@@ -71,7 +90,10 @@ impl Running {
             .collect();
         let audits = audits?;
         let own = audits.iter().map(|audit| (audit.stream, audit.clone()));
-        self.audits.state.lock().own = own.collect();
+        let mut state = self.audits.state.lock();
+        // Another peer may hold other tables.
+        state.own.retain(|stream, _| streams.get(*stream).is_some());
+        state.own.extend(own);
         Ok(audits)
     }
 
@@ -97,17 +119,14 @@ impl Running {
         if !self.is_compared(table, peer) {
             return Ok(Vec::new());
         }
+        if self.audits.has_said(theirs) {
+            self.audits.note_equal(peer, theirs);
+            return Ok(Vec::new());
+        }
         Ok(match compare(&self.table(theirs.stream), theirs)? {
             Compared::OtherFrames => Vec::new(),
             Compared::Equal => {
-                if theirs.is_whole() {
-                    let compared = (peer.broker, theirs.stream);
-                    let mut state = self.audits.state.lock();
-                    state.equal.insert(compared, Instant::now());
-                    state
-                        .found
-                        .retain(|(stream, _), _| *stream != theirs.stream);
-                }
+                self.audits.note_equal(peer, theirs);
                 Vec::new()
             }
             Compared::Tell(audits) => audits,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anabranch_core::audit::Audit;
 use anabranch_core::exchange::Ask;
-use anabranch_core::id::{BrokerId, Origin, Position, Sequence};
+use anabranch_core::id::{BrokerId, Position};
 use anabranch_core::stability::Report;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::block::{self, Item};
@@ -22,9 +22,10 @@ use tokio::time::{Instant, timeout};
 
 use super::Common;
 use super::audit::{self, Auditing};
+use super::blocks::{Made, make_block};
 use super::packing::{Packer, Unpacker};
 use super::wire::{Incoming, ReadError};
-use crate::node::{Dialled, Error, LinkCredit, Node, Peer, Running, Seat, Shipped, check_hello};
+use crate::node::{Dialled, Error, LinkCredit, Node, Running, Seat, check_hello};
 
 /// How long the other side may take to say who it is.
 const HELLO_BUDGET: Duration = Duration::from_secs(5);
@@ -58,6 +59,8 @@ pub(super) enum Ended {
     Write(std::io::Error),
     /// Nothing came for too long.
     Silent,
+    /// The other side says much and takes nothing.
+    Clogged,
     /// Another link to the same broker takes its place.
     Replaced,
     /// The log cannot be read.
@@ -84,6 +87,7 @@ impl fmt::Display for Ended {
             Self::Read(error) => error.fmt(f),
             Self::Write(error) => write!(f, "the connection ended: {error}"),
             Self::Silent => f.write_str("the peer was silent for too long"),
+            Self::Clogged => f.write_str("the peer took nothing for too long"),
             Self::Replaced => f.write_str("another link to the same broker took its place"),
             Self::Log(error) => write!(f, "the log cannot be shipped: {error}"),
             Self::Protocol(what) => write!(f, "the peer breaks the protocol: {what}"),
@@ -110,14 +114,13 @@ impl From<Error> for Ended {
 }
 
 /// What the other side wants from now on.
-pub(super) struct Wanted {
+struct Wanted {
     ask: Ask,
     window: u64,
 }
 
 /// From the reading to the writing half.
-pub(super) enum Told {
-    Say(PeerMessage),
+enum Told {
     Wanted(Wanted),
     Credit(u64),
 }
@@ -193,6 +196,7 @@ async fn keep(
     // The other side asks seldom, and credit comes no faster than what it was given for.
     let (tell, told) = mpsc::channel(64);
     let (say, said) = mpsc::channel(audit::AHEAD);
+    let (answer, audits) = mpsc::channel(audit::AHEAD);
     let mut ended = seat.ended.clone();
     let window = common.options.window_bytes.in_memory() as u64;
     let outgoing = Outgoing {
@@ -200,6 +204,8 @@ async fn keep(
         seat: &seat,
         write,
         told,
+        audits,
+        said: Instant::now(),
         credit: &credit,
         window,
         packer: common.packer(),
@@ -212,7 +218,7 @@ async fn keep(
         running,
         peer: seat.peer.clone(),
         said,
-        tell: tell.clone(),
+        tell: answer,
         every: common.options.audit_seconds,
     };
     let reading = Reading {
@@ -276,7 +282,7 @@ impl Reading<'_> {
                 return Ok(());
             }
             PeerMessage::Audit(audit) => {
-                // What is too much is left out: the next round says it again.
+                // What is too much is left out: a later round says it again.
                 let _ = self.say.try_send(audit);
                 return Ok(());
             }
@@ -286,9 +292,12 @@ impl Reading<'_> {
             PeerMessage::Bye { code, message } => return Err(Ended::Bye(code, message)),
             PeerMessage::Hello(_) => return Err(Ended::Protocol("it says hello twice")),
         };
-        // The writing half ends with the link.
-        let _ = self.tell.send(told).await;
-        Ok(())
+        // A writing half that cannot write for so long, while more and more is said to it, never will.
+        match timeout(SILENCE, self.tell.send(told)).await {
+            // The writing half ends with the link.
+            Ok(_) => Ok(()),
+            Err(_) => Err(Ended::Clogged),
+        }
     }
 
     async fn take_block(&mut self, compressed: bool, raw: u32, items: Bytes) -> Result<(), Ended> {
@@ -336,6 +345,11 @@ struct Outgoing<'a> {
     seat: &'a Seat,
     write: &'a mut OwnedWriteHalf,
     told: mpsc::Receiver<Told>,
+    /// What the rows here come to. On a channel of its own: however much there is of it, credit and
+    /// asks do not wait behind it.
+    audits: mpsc::Receiver<Audit>,
+    /// When something was last sent.
+    said: Instant,
     credit: &'a Arc<LinkCredit>,
     window: u64,
     /// `None` where blocks are not compressed.
@@ -371,23 +385,32 @@ impl Outgoing<'_> {
             let may_ship = self.wanted.is_some() && self.left > 0;
             if may_ship && self.has_more(*durable.borrow_and_update()) {
                 self.ship().await?;
-                // Reports and credit must not wait until a peer has caught up.
+                // Asks, reports and credit must not wait until a peer has caught up.
+                if asks.has_changed().map_err(|_| Ended::Replaced)? {
+                    self.ask(&mut asks).await?;
+                }
                 self.give_credit().await?;
                 if Instant::now() >= next_report {
                     next_report = self.report(&mut reported).await?;
                 }
                 while let Ok(told) = self.told.try_recv() {
-                    self.note(told, &mut heard).await?;
+                    self.note(told, &mut heard);
+                }
+                // Much may be read of which nothing is sent.
+                if self.said.elapsed() >= PING_EVERY {
+                    self.say(&PeerMessage::Ping).await?;
                 }
                 continue;
             }
+            // Not from now on: what wakes this up often says nothing where nothing is new.
+            let ping_at = self.said + PING_EVERY;
             tokio::select! {
                 changed = asks.changed() => {
                     gone(changed)?;
-                    let ask = asks.borrow_and_update().clone();
-                    self.say(&PeerMessage::Ask { ask, window: self.window }).await?;
+                    self.ask(&mut asks).await?;
                 }
-                Some(told) = self.told.recv() => self.note(told, &mut heard).await?,
+                Some(told) = self.told.recv() => self.note(told, &mut heard),
+                Some(audit) = self.audits.recv() => self.say(&PeerMessage::Audit(audit)).await?,
                 changed = durable.changed(), if may_ship => gone(changed)?,
                 changed = async {
                     tokio::time::sleep_until(next_report).await;
@@ -397,7 +420,7 @@ impl Outgoing<'_> {
                     next_report = self.report(&mut reported).await?;
                 }
                 () = self.credit.arrived() => self.give_credit().await?,
-                () = tokio::time::sleep(PING_EVERY) => self.say(&PeerMessage::Ping).await?,
+                () = tokio::time::sleep_until(ping_at) => self.say(&PeerMessage::Ping).await?,
             }
         }
     }
@@ -413,9 +436,8 @@ impl Outgoing<'_> {
         self.position < durable
     }
 
-    async fn note(&mut self, told: Told, heard: &mut watch::Receiver<u64>) -> Result<(), Ended> {
+    fn note(&mut self, told: Told, heard: &mut watch::Receiver<u64>) {
         match told {
-            Told::Say(message) => self.say(&message).await?,
             Told::Credit(bytes) => self.left = self.left.saturating_add(signed(bytes)),
             Told::Wanted(Wanted { ask, window }) => {
                 self.position = self.running.shipping_from(&ask);
@@ -428,11 +450,23 @@ impl Outgoing<'_> {
                 }
             }
         }
-        Ok(())
+    }
+
+    async fn ask(&mut self, asks: &mut watch::Receiver<Ask>) -> Result<(), Ended> {
+        let (ask, window) = (asks.borrow_and_update().clone(), self.window);
+        self.say(&PeerMessage::Ask { ask, window }).await
     }
 
     async fn say(&mut self, message: &PeerMessage) -> Result<(), Ended> {
-        Ok(send(self.write, message).await?)
+        let mut bytes = BytesMut::new();
+        encode(message, &mut bytes);
+        self.write(&bytes).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), Ended> {
+        self.write.write_all(bytes).await?;
+        self.said = Instant::now();
+        Ok(())
     }
 
     async fn give_credit(&mut self) -> Result<(), Ended> {
@@ -455,7 +489,7 @@ impl Outgoing<'_> {
         let mut message = BytesMut::new();
         if !fresh.is_empty() {
             encode(&PeerMessage::Reports(fresh), &mut message);
-            self.write.write_all(&message).await?;
+            self.write(&message).await?;
         }
         Ok(Instant::now() + pause_after(message.len() as u64))
     }
@@ -484,7 +518,7 @@ impl Outgoing<'_> {
             next,
         } = made.map_err(Ended::Log)?;
         if let Some(block) = block {
-            self.write.write_all(&block.message).await?;
+            self.write(&block.message).await?;
             self.left = self.left.saturating_sub(signed(block.raw));
             let counts = &self.seat.counts;
             counts.frames_out.fetch_add(block.frames, Ordering::Relaxed);
@@ -518,81 +552,6 @@ fn signed(bytes: u64) -> i64 {
 
 fn gone(changed: Result<(), watch::error::RecvError>) -> Result<(), Ended> {
     changed.map_err(|_| Ended::Replaced)
-}
-
-/// A block, ready for the socket.
-struct Block {
-    message: BytesMut,
-    frames: u64,
-    raw: u64,
-}
-
-/// What was read from the log.
-struct Made {
-    block: Option<Block>,
-    /// What is to be shipped from now on.
-    ask: Ask,
-    /// The origins that are not shipped any more, and where that begins.
-    stops: Vec<(Origin, Sequence)>,
-    /// Where to go on.
-    next: Position,
-}
-
-/// At most, but for gaps.
-fn bytes_of(item: &Shipped) -> usize {
-    match item {
-        Shipped::Frame(commit) => block::frame_bytes(commit),
-        Shipped::Gaps(_) => 0,
-    }
-}
-
-/// The next frames that are wanted.
-fn make_block(
-    running: &Running,
-    (to, mut ask): (&Peer, Ask),
-    from: Position,
-    max_bytes: usize,
-    packer: Option<&mut Packer>,
-) -> Result<Made, String> {
-    let shipment = running.shipment((to, &ask), from, max_bytes);
-    let mut shipment = shipment.map_err(|error| error.detail)?;
-    let stops = running.residents.limit(&mut shipment, to, &mut ask);
-    let mut items = BytesMut::with_capacity(shipment.items.iter().map(bytes_of).sum());
-    for item in &shipment.items {
-        match item {
-            Shipped::Frame(commit) => block::put_frame(commit, &mut items),
-            Shipped::Gaps(gaps) => block::put_gaps(gaps, &mut items),
-        }
-    }
-    let block = match shipment.items.len() {
-        0 => None,
-        frames => Some(pack(items.freeze(), frames as u64, packer)?),
-    };
-    Ok(Made {
-        block,
-        ask,
-        stops,
-        next: shipment.next,
-    })
-}
-
-fn pack(items: Bytes, frames: u64, packer: Option<&mut Packer>) -> Result<Block, String> {
-    let raw = items.len();
-    let packed = packer.and_then(|packer| packer.pack(&items));
-    let compressed = packed.is_some();
-    let items = packed.unwrap_or(items);
-    let mut message = BytesMut::with_capacity(items.len() + 16);
-    let block = PeerMessage::Block {
-        compressed,
-        raw: u32::try_from(raw).map_err(|_| "a block is too long".to_owned())?,
-        items,
-    };
-    encode(&block, &mut message);
-    Ok(Block {
-        message,
-        frames,
-        raw: raw as u64,
-    })
 }
 
 #[cfg(test)]

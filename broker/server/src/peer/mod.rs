@@ -9,12 +9,14 @@
 //! | file | holds |
 //! |---|---|
 //! | `audit` | comparing rows with the peer of a link |
+//! | `blocks` | blocks of what a peer wants, read from the log |
 //! | `dial` | one task for each configured peer, which dials again when the link is down |
 //! | `link` | a link from hello to its end |
 //! | `packing` | how blocks are compressed |
 //! | `wire` | messages over a socket |
 
 mod audit;
+mod blocks;
 mod dial;
 mod link;
 mod packing;
