@@ -236,7 +236,7 @@ impl Running {
             let has_all = seated.clone().count() >= neighbours;
             self.fetching = !(has_all && seated.clone().all(|side| holds(&side.theirs)));
             if !self.fetching {
-                self.heard += 1;
+                self.settle();
             }
         }
         !self.fetching

@@ -15,7 +15,9 @@ impl World {
     /// A broker's log has got longer.
     pub(super) fn check_run(&mut self, at: usize, run: &[Arc<Commit>]) -> Checked {
         // A broker that is being stopped has no mesh any more.
-        let known = self.machines[at].running.as_ref().map(|running| {
+        // One that fetches what it has lost calls nothing stable.
+        let running = self.machines[at].running.as_ref();
+        let known = running.filter(|running| !running.fetching).map(|running| {
             let mesh = &running.mesh;
             (mesh.stable(), mesh.watermark())
         });

@@ -422,7 +422,11 @@ impl Regions {
     }
 
     fn settle(&self, mut state: parking_lot::MutexGuard<'_, State>) {
-        let watermark = state.mesh.watermark();
+        // Own frames that were lost here are still to come, and may be stamped earlier.
+        let watermark = match state.fetching {
+            true => HybridTimestamp::ZERO,
+            false => state.mesh.watermark(),
+        };
         if state.mesh.others() > 0 {
             let durable = state.durable;
             state.rising.note(watermark, durable);
