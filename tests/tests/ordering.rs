@@ -223,6 +223,25 @@ async fn a_restarted_region_goes_on_in_the_same_order() {
     }
 }
 
+/// Then nothing is known yet of what the others may still write.
+#[tokio::test(flavor = "multi_thread")]
+async fn latest_after_a_restart_is_not_the_beginning() {
+    let mut regions = start().await;
+    write_everywhere(&regions, 0..2).await;
+    regions.converged().await;
+    regions.set(1, CUT);
+    regions.restart(1).await;
+    let address = regions.broker(1).address();
+    let mut latest = Follower::start(address, in_total_order("latest", Format::Records)).await;
+    latest.live().await;
+    write(&regions, 1, 999, 3).await;
+    regions.set(1, Weather::default());
+    let (records, _) = latest.records(3).await;
+    for got in &records {
+        assert!(key_and_value(got).1.starts_with("1-999-"), "{records:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_place_that_the_order_does_not_have_is_refused() {
     let regions = start().await;

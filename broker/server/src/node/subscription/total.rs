@@ -101,12 +101,16 @@ impl Total {
             From::Latest => {
                 // So that the client knows where to resume before anything comes.
                 self.live = true;
-                let Some(watermark) = &self.watermark else {
+                let watermark = self.watermark.as_ref().map(|watermark| *watermark.borrow());
+                // Since its start this broker may not have heard of all yet: nothing is known to be the
+                // last then but what is here.
+                let known = watermark.filter(|watermark| *watermark > HybridTimestamp::ZERO);
+                let Some(watermark) = known else {
                     let (end, seen) = self.followed.running.tail.end();
                     self.unmet = end;
                     return Ok(Cursor::after(seen));
                 };
-                *watermark.borrow()
+                watermark
             }
             From::Time(ms) => {
                 let first = HybridTimestamp::from_millis((*ms).min(u64::MAX >> 16)).get();
