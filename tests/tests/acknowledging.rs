@@ -162,6 +162,39 @@ async fn what_exists_only_here_is_shown() {
     .await;
 }
 
+/// A stop does not wait for regions that are away.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_regions_is_answered_when_the_broker_stops() {
+    let mut regions = three().await;
+    regions.set(0, CUT);
+    let address = regions.broker(0).address();
+    let mut wire = Wire::connect(address).await;
+    let ClientMessage::Publish(mut message) = publish(
+        1,
+        "e",
+        vec![anabranch_protocol::record::Record::value(&b"1"[..])],
+    ) else {
+        unreachable!("it is a publish")
+    };
+    message.ack = AckLevel::parse("regions:2").unwrap();
+    wire.send(&ClientMessage::Publish(message)).await;
+    // It is on disk, and not acknowledged.
+    eventually("it is in the log", async || {
+        let stream = regions.broker(0).http().json("/v1/streams/e").await;
+        (stream["offsets"][0]["next"] == 1).then_some(())
+    })
+    .await;
+    let (answer, ()) = tokio::join!(wire.next(), regions.stop(0));
+    let answer = answer.unwrap();
+    let ServerMessage::Error(error) = answer.message() else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(
+        error.problem.code,
+        anabranch_protocol::error::Code::RegionsNotReached
+    );
+}
+
 /// Many on their way over one connection, of which each is answered once, whatever it waits for.
 #[tokio::test(flavor = "multi_thread")]
 async fn publishes_of_one_connection_wait_each_for_what_it_asks() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anabranch_tests::condition::eventually;
+use anabranch_tests::home::Home;
 use anabranch_tests::proxy::Weather;
 use anabranch_tests::regions::Regions;
 use serde_json::json;
@@ -206,6 +207,90 @@ async fn a_region_that_missed_what_was_dropped_meanwhile_goes_on_behind_it() {
     regions.put(0, "t", "later", "restart").await;
     arrives(&regions, "t", "later", "restart").await;
     agree(&regions, "t", 9).await;
+}
+
+/// A backup that is put back has lost what was written since, and its broker gets that from a peer
+/// before it writes anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_backup_gets_its_own_writes_back_before_it_writes() {
+    let mut regions = Regions::start(2, &[]).await;
+    let stream = json!({"name": "t", "merge": "lww"});
+    regions.broker(0).create(stream).await;
+    regions.know("t").await;
+    regions.put(1, "t", "before", "backup").await;
+    regions.converged().await;
+    let data = regions.home(1).data();
+    let backup = Home::new();
+    regions.stop(1).await;
+    copy_folder(&data, &backup.path().join("copy"));
+    regions.restart(1).await;
+    let origin = regions.status(1).await["origin"].clone();
+    for row in 0..30 {
+        regions.put(1, "t", &format!("k{row}"), "since").await;
+    }
+    regions.converged().await;
+    regions.kill(1);
+    std::fs::remove_dir_all(&data).unwrap();
+    copy_folder(&backup.path().join("copy"), &data);
+    regions.restart_patiently(1).await;
+    let status = regions.status(1).await;
+    assert_ne!(status["origin"], origin, "it writes under a new identity");
+    // It is ready, so it has them all, and writes behind them.
+    assert_eq!(regions.row(1, "t", "k29").await, Some(json!("since")));
+    regions.put(1, "t", "k29", "later").await;
+    agree(&regions, "t", 31).await;
+    assert_eq!(regions.row(0, "t", "k29").await, Some(json!("later")));
+    assert_eq!(status["forks"], json!([]));
+}
+
+/// Streams that are made and deleted in several regions at once end the same everywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_made_and_deleted_in_all_regions_at_once_end_the_same() {
+    let regions = Regions::start(3, &[]).await;
+    regions.set(2, CUT);
+    for round in 0..3 {
+        for (number, broker) in regions.brokers().iter().enumerate() {
+            let merge = ["lww", "append", "lww"][(number + round) % 3];
+            let name = format!("s{round}");
+            let definition = json!({"name": name, "merge": merge, "partitions": number + 1});
+            let http = broker.http();
+            // Whoever knows of another's refuses.
+            let made = http.post("/v1/streams", &definition).await;
+            assert!(matches!(made.status, 200 | 201 | 409), "{made:?}");
+            if (number + round) % 2 == 0 {
+                let path = format!("/v1/streams/{name}");
+                let deleted = http.send("DELETE", &path, &[], "").await;
+                assert!(matches!(deleted.status, 204 | 404), "{deleted:?}");
+            }
+        }
+    }
+    regions.set(2, Weather::default());
+    regions.converged().await;
+    let defined = async |number: usize| {
+        let streams = regions.broker(number).http().json("/v1/streams").await;
+        let streams = streams["streams"].as_array().unwrap().iter();
+        let what = streams.map(|s| json!([s["name"], s["merge"], s["partitions"]]));
+        what.collect::<Vec<_>>()
+    };
+    let first = defined(0).await;
+    for number in 1..3 {
+        eventually("the same streams", async || {
+            (defined(number).await == first).then_some(())
+        })
+        .await;
+    }
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
 }
 
 /// Text that does not compress.

@@ -8,7 +8,7 @@ mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch_core::clock::HybridTimestamp;
@@ -125,6 +125,8 @@ pub(crate) struct Regions {
     cluster: ClusterId,
     /// How long a publish waits for other regions, unless it says so itself.
     patience: Duration,
+    /// Nothing waits for other regions any more.
+    stops: AtomicBool,
     state: Mutex<State>,
     /// Raised with every report, own ones included.
     heard: watch::Sender<u64>,
@@ -207,6 +209,7 @@ impl Regions {
             region,
             cluster,
             patience,
+            stops: AtomicBool::new(false),
             state: Mutex::new(state),
             heard: watch::Sender::new(0),
             watermark,

@@ -460,6 +460,7 @@ impl Stopper {
             serving
         });
         self.running.tail.wake_all();
+        self.running.regions.give_up_expected();
     }
 
     /// Drains the writer, flushes the tables and marks the log clean. Blocks.

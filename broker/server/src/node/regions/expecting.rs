@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anabranch_core::id::{Origin, RegionName, Sequence, StreamId};
@@ -56,7 +57,11 @@ impl Regions {
             }]);
         }
         let patience = expected.patience.unwrap_or(self.patience);
-        let until = Instant::now() + patience;
+        // Nobody waits for a broker that stops.
+        let until = match self.stops.load(Ordering::Acquire) {
+            false => Instant::now() + patience,
+            true => Instant::now(),
+        };
         // It is looked at once its own group is in this broker's report, which is next.
         let waiting = Waiting { expected, until };
         self.state.lock().expecting.push_back(waiting);
@@ -65,6 +70,17 @@ impl Regions {
     /// Refuses those that have waited for long enough. To be called now and then.
     pub(crate) fn look_at_expected(&self) {
         let settled = self.state.lock().settle_expected(self.own, &self.tables);
+        self.answer(settled);
+    }
+
+    /// Says to all that wait how far it has come: the broker stops.
+    pub(in crate::node) fn give_up_expected(&self) {
+        self.stops.store(true, Ordering::Release);
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        state.expecting.iter_mut().for_each(|one| one.until = now);
+        let settled = state.settle_expected(self.own);
+        drop(state);
         self.answer(settled);
     }
 
