@@ -76,6 +76,8 @@ pub struct Member {
     /// Where it stands, as of the record with the greatest stamp.
     pub region: RegionName,
     stamp: (HybridTimestamp, Origin),
+    /// Whether another one has written that it is a member.
+    admitted: bool,
     /// The frames that have ended its being waited for; whoever has applied one of them has it too.
     ended_by: VersionVector,
 }
@@ -85,6 +87,12 @@ impl Member {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.standing > Standing::Active
+    }
+
+    /// Whether another broker has written that it is a member: one whose cluster was founded.
+    #[must_use]
+    pub fn is_admitted(&self) -> bool {
+        self.admitted
     }
 
     /// Whether who has applied this knows that it is not waited for any more.
@@ -146,6 +154,15 @@ impl Members {
             .map(|(&broker, member)| (broker, member))
     }
 
+    /// How many were parked or removed.
+    #[must_use]
+    pub fn ended(&self) -> usize {
+        self.members
+            .values()
+            .filter(|member| member.has_ended())
+            .count()
+    }
+
     /// Whether nobody is a member.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -172,11 +189,13 @@ impl Members {
         let fresh = || Member {
             standing,
             region: region.clone(),
+            admitted: false,
             stamp,
             ended_by: VersionVector::EMPTY,
         };
         let member = self.members.entry(broker).or_insert_with(fresh);
         member.standing = member.standing.max(standing);
+        member.admitted |= standing == Standing::Active && by.origin.broker != broker;
         if stamp > member.stamp {
             member.stamp = stamp;
             member.region = region;
@@ -195,6 +214,7 @@ impl Members {
         for (broker, member) in &self.members {
             out.put_u64_le(broker.get());
             out.put_u8(member.standing.code());
+            out.put_u8(u8::from(member.admitted));
             put_varint(out, member.region.as_str().len() as u64);
             out.put_slice(member.region.as_str().as_bytes());
             out.put_u64_le(member.stamp.0.get());
@@ -209,6 +229,7 @@ impl Members {
         for _ in 0..reader.varint()? {
             let broker = BrokerId::new(reader.u64()?);
             let standing = Standing::from_code(reader.u8()?);
+            let admitted = reader.u8()? != 0;
             let length = usize::try_from(reader.varint()?).map_err(|_| Malformed)?;
             let region = std::str::from_utf8(reader.take(length)?).map_err(|_| Malformed)?;
             let timestamp = HybridTimestamp::new(reader.u64()?);
@@ -218,6 +239,7 @@ impl Members {
             };
             let member = Member {
                 standing: standing.ok_or(Malformed)?,
+                admitted,
                 region: RegionName::parse(region).map_err(|_| Malformed)?,
                 stamp: (timestamp, origin),
                 ended_by: VersionVector::read(reader)?,

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::clock::HybridTimestamp;
 use crate::exchange::{Ask, Peers};
 use crate::id::{BrokerId, Origin, RegionName, Sequence};
-use crate::members::{Members, Standing};
+use crate::members::{Member, Members};
 use crate::stability::{Report, Stability};
 use crate::vector::VersionVector;
 
@@ -30,15 +30,28 @@ pub struct Mesh {
     members: Members,
     /// Those that are not waited for any more.
     left: BTreeSet<BrokerId>,
-    /// How many others have to be met before anything counts as stable: who is named as a peer
-    /// and was never met may have written anything.
-    expected: usize,
+    /// Whether all that were named were met, see [`Mesh::know_all`].
+    knows_all: bool,
+    founding: Founding,
+}
+
+/// How far it is known who may write. A cluster may be founded by several brokers at once, each with
+/// a record of its own; they have to know of each other before anything is stable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Founding {
+    /// Somebody that was met is no member by this log, or somebody that was named was not met.
+    Open,
+    /// All are members by this log. Others may count on what is promised here once they have one of
+    /// the frames after these, since it follows the records of all members.
+    Known { own_frames: u64 },
+    /// Such a frame is there.
+    Complete,
 }
 
 impl Mesh {
-    /// A broker that has met nobody since its start. `expected` is how many others it was told of.
+    /// A broker that has met nobody since its start.
     #[must_use]
-    pub fn new(own: BrokerId, region: RegionName, expected: usize) -> Self {
+    pub fn new(own: BrokerId, region: RegionName) -> Self {
         Self {
             own,
             peers: Peers::default(),
@@ -48,14 +61,81 @@ impl Mesh {
             met: BTreeSet::new(),
             members: Members::default(),
             left: BTreeSet::new(),
-            expected,
+            knows_all: false,
+            founding: Founding::Open,
         }
     }
 
-    /// A link is up. From now on nothing is stable that its peer has not applied.
+    /// What was found out before is so still: all that may write are members by this log.
+    pub fn resume(&mut self) {
+        self.knows_all = true;
+        self.found();
+        self.complete();
+    }
+
+    fn complete(&mut self) {
+        self.founding = Founding::Complete;
+        if let Some(own) = self.reports.get_mut(&self.own) {
+            own.promise = self.stability.promise();
+        }
+    }
+
+    /// Whoever was named as a peer was met once, or nobody was. Before, nothing is stable, and nothing
+    /// is promised to others: who was never met may have founded a cluster of its own, and its frames
+    /// come to the others through this broker.
+    pub fn know_all(&mut self) {
+        self.knows_all = true;
+        self.found();
+    }
+
+    /// Looks how far the founding is.
+    fn found(&mut self) {
+        let mut met = self.met.iter();
+        let all_are_members = self.knows_all
+            && self.members.is_active(self.own)
+            && met.all(|broker| self.members.get(*broker).is_some());
+        let applied = self.stability.applied().iter();
+        let own = applied.filter(|(origin, _)| origin.broker == self.own);
+        let own_frames = own.map(|(_, sequence)| sequence.get()).sum();
+        match self.founding {
+            Founding::Complete => {}
+            _ if !all_are_members => self.founding = Founding::Open,
+            // There is nobody to tell.
+            _ if self.met.is_empty() => self.complete(),
+            Founding::Open => self.founding = Founding::Known { own_frames },
+            Founding::Known { own_frames: then } if own_frames > then => self.complete(),
+            Founding::Known { .. } => {}
+        }
+    }
+
+    /// Whether this broker has to write something, so that others learn from what it follows who the
+    /// members are.
+    #[must_use]
+    pub fn has_to_tell(&self) -> bool {
+        matches!(self.founding, Founding::Known { .. })
+    }
+
+    /// Whether others may have dropped what only late frames need: then a cluster that was founded
+    /// apart must not be joined with this one.
+    #[must_use]
+    pub fn may_have_dropped(&self) -> bool {
+        let own = self.members.get(self.own);
+        let promises = self.reports.values();
+        self.has_met_all()
+            || own.is_some_and(Member::is_admitted)
+            || promises
+                .into_iter()
+                .any(|report| report.promise > HybridTimestamp::ZERO)
+    }
+
+    /// A link is up. From now on nothing is stable that its peer has not applied, if it may write.
     pub fn link(&mut self, peer: BrokerId, region: RegionName, holds: VersionVector) {
         self.regions.insert(peer, region);
-        self.meet(peer);
+        // Who is no member of a cluster that is founded writes nothing before the log says that it is.
+        if !self.has_met_all() || self.members.get(peer).is_some() {
+            self.meet(peer);
+        }
+        self.found();
         self.peers.reach(peer, holds);
     }
 
@@ -78,7 +158,12 @@ impl Mesh {
             self.meet(origin.broker);
         }
         self.stability.advance(&report.applied, report.promise);
-        self.reports.insert(self.own, report);
+        self.found();
+        let promise = match self.founding {
+            Founding::Complete => self.stability.promise(),
+            Founding::Open | Founding::Known { .. } => HybridTimestamp::ZERO,
+        };
+        self.reports.insert(self.own, Report { promise, ..report });
         self.let_go();
     }
 
@@ -92,46 +177,60 @@ impl Mesh {
         }
     }
 
-    /// Stops waiting for those that were parked, each once nothing more of it can come: all others
-    /// have said that they know of it, from when on they take its frames only from each other, and
-    /// all that they had of it is here.
-    fn let_go(&mut self) {
+    /// A parked broker of which who is no member holds a frame that is not here: it may have come to
+    /// nobody else, and be late.
+    #[must_use]
+    pub fn brings_back(&self, peer: BrokerId, holds: &VersionVector) -> Option<BrokerId> {
         let applied = self.stability.applied();
-        let ended = self.members.iter().filter(|(broker, member)| {
-            let is_ended = member.standing > Standing::Active && self.met.contains(broker);
-            is_ended && member.is_known_ended(applied)
-        });
-        let gone: Vec<BrokerId> = ended
-            .filter(|(broker, member)| {
-                self.met.iter().all(|other| {
-                    if !self.is_waited_for(*other) {
-                        return true;
-                    }
-                    let Some(counted) = self.stability.counted(*other) else {
-                        return false;
-                    };
-                    let mut of_it = counted
-                        .iter()
-                        .filter(|(origin, _)| origin.broker == *broker);
-                    member.is_known_ended(counted)
-                        && of_it.all(|(origin, sequence)| applied.contains(origin, sequence))
-                })
-            })
-            .map(|(broker, _)| broker)
+        let mut unknown = applied.missing_from(holds);
+        if self.members.get(peer).is_some() {
+            unknown = unknown
+                .iter()
+                .filter(|(origin, _)| self.left.contains(&origin.broker))
+                .collect();
+        }
+        let mut brokers = unknown.iter().map(|(origin, _)| origin.broker);
+        brokers.find(|broker| self.members.has_ended(*broker))
+    }
+
+    /// Stops waiting for those that were parked, all of them at once, when nothing more of them can
+    /// come: all others have said that they know of it, from when on they take frames of these only
+    /// from each other, and all that they had of them is here. One of them may have frames of another
+    /// one, so none is let go before it is known of all.
+    fn let_go(&mut self) {
+        let ended: Vec<(BrokerId, &Member)> = (self.members.iter())
+            .filter(|(broker, member)| member.has_ended() && self.met.contains(broker))
             .collect();
+        if ended.is_empty() {
+            return;
+        }
+        let applied = self.stability.applied();
+        let nothing_more_comes_from = |other: &BrokerId| {
+            let Some(counted) = self.stability.counted(*other) else {
+                return false;
+            };
+            let knows = |(_, member): &(BrokerId, &Member)| member.is_known_ended(counted);
+            let mut of_them = counted.iter().filter(|(origin, _)| {
+                let is_ended = |(broker, _): &(BrokerId, &Member)| *broker == origin.broker;
+                ended.iter().any(is_ended)
+            });
+            ended.iter().all(knows)
+                && of_them.all(|(origin, sequence)| applied.contains(origin, sequence))
+        };
+        let mut others = self
+            .met
+            .iter()
+            .filter(|other| !self.members.has_ended(**other));
+        if !others.all(nothing_more_comes_from) {
+            return;
+        }
+        let gone: Vec<BrokerId> = ended.into_iter().map(|(broker, _)| broker).collect();
         for broker in gone {
             self.met.remove(&broker);
             self.left.insert(broker);
             self.stability.leave(broker);
             self.reports.remove(&broker);
         }
-    }
-
-    /// Whether it takes part in deciding what is stable.
-    fn is_waited_for(&self, broker: BrokerId) -> bool {
-        self.members
-            .standing(broker)
-            .is_none_or(|standing| standing == Standing::Active)
     }
 
     /// Another broker says what it has applied.
@@ -195,10 +294,11 @@ impl Mesh {
         self.peers.ask_one(self.stability.applied())
     }
 
-    /// Whether enough is known of the others for anything to be stable.
+    /// Whether enough is known of the others for anything to be stable. Who joins learns who the
+    /// others are from what comes before the record that makes it a member.
     #[must_use]
     pub fn has_met_all(&self) -> bool {
-        self.met.len() + self.left.len() >= self.expected
+        self.members.is_active(self.own) && self.founding == Founding::Complete
     }
 
     /// What the log says of who belongs to the cluster.
@@ -228,7 +328,8 @@ impl Mesh {
     /// Applied by all, and followed by every frame to come.
     #[must_use]
     pub fn stable(&self) -> VersionVector {
-        match self.has_met_all() {
+        // Somebody who promises nothing has not met all that may write.
+        match self.watermark() > HybridTimestamp::ZERO {
             true => self.stability.stable(),
             false => VersionVector::EMPTY,
         }
@@ -290,9 +391,14 @@ impl Mesh {
 }
 
 #[cfg(test)]
+mod membership;
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Epoch;
+    use crate::id::{Epoch, PartitionId};
+    use crate::members::{Standing, batch};
+    use crate::sequencer::{Publish, Sequencer};
+    use crate::stream::StreamDefinition;
 
     fn origin(broker: u64) -> Origin {
         Origin {
@@ -305,7 +411,20 @@ mod tests {
         RegionName::parse(name).unwrap()
     }
 
-    const NOBODY: Members = Members::EMPTY;
+    /// What the log of a cluster says that these have founded.
+    fn founded(brokers: &[u64]) -> Members {
+        let mut scratch = Sequencer::new(origin(99));
+        let say = |&broker: &u64| Publish {
+            stream: StreamDefinition::members().id(),
+            partition: PartitionId::new(0),
+            batch: batch(BrokerId::new(broker), Standing::Active, &region("a"), 1).unwrap(),
+        };
+        let said: Vec<_> = brokers.iter().map(say).collect();
+        let mut frame = scratch.open();
+        frame.add(&said, &mut Vec::new()).unwrap();
+        drop(frame.close(1));
+        scratch.members().clone()
+    }
 
     fn report(broker: u64, applied: &[(u64, u64)], promise: u64) -> Report {
         let entry = |&(broker, sequence)| (origin(broker), Sequence::new(sequence));
@@ -318,39 +437,45 @@ mod tests {
 
     #[test]
     fn nothing_is_stable_before_all_that_are_named_were_met() {
-        let mut mesh = Mesh::new(BrokerId::new(1), region("a"), 2);
-        mesh.advance(report(1, &[(1, 3)], 30), &NOBODY);
+        let mut mesh = Mesh::new(BrokerId::new(1), region("a"));
+        mesh.advance(report(1, &[(1, 3)], 30), &founded(&[1]));
         mesh.link(BrokerId::new(2), region("b"), VersionVector::EMPTY);
         mesh.hear(report(2, &[(1, 3)], 20));
         assert_eq!(mesh.stable(), VersionVector::EMPTY);
         assert_eq!(mesh.watermark(), HybridTimestamp::ZERO);
         // The third is met through a frame that the second has relayed.
-        mesh.advance(report(1, &[(1, 3), (3, 1)], 40), &NOBODY);
-        assert_eq!(
-            mesh.watermark(),
-            HybridTimestamp::ZERO,
-            "it has promised nothing"
-        );
+        mesh.advance(report(1, &[(1, 3), (3, 1)], 40), &founded(&[1]));
+        let promised = |mesh: &Mesh| mesh.report(BrokerId::new(1)).unwrap().promise;
+        assert_eq!(promised(&mesh), HybridTimestamp::ZERO);
         mesh.hear(report(3, &[(1, 2), (3, 1)], 25));
+        assert_eq!(mesh.watermark(), HybridTimestamp::ZERO);
+        mesh.know_all();
+        assert!(!mesh.has_to_tell(), "the others are no members yet");
+        mesh.advance(report(1, &[(1, 3), (3, 1)], 40), &founded(&[1, 2, 3]));
+        assert!(mesh.has_to_tell());
+        assert_eq!(promised(&mesh), HybridTimestamp::ZERO);
+        mesh.advance(report(1, &[(1, 4), (3, 1)], 40), &founded(&[1, 2, 3]));
+        assert_eq!(promised(&mesh), HybridTimestamp::new(40));
         assert_eq!(mesh.watermark(), HybridTimestamp::new(20));
         assert_eq!(mesh.stable().get(origin(1)), Sequence::new(2));
     }
 
     #[test]
     fn what_a_broker_has_reported_before_its_first_frame_came_counts_then() {
-        let mut mesh = Mesh::new(BrokerId::new(1), region("a"), 1);
+        let mut mesh = Mesh::new(BrokerId::new(1), region("a"));
+        mesh.resume();
         mesh.hear(report(2, &[(1, 3), (2, 1)], 20));
-        mesh.advance(report(1, &[(1, 3), (2, 1)], 20), &NOBODY);
+        mesh.advance(report(1, &[(1, 3), (2, 1)], 20), &founded(&[1]));
         assert_eq!(mesh.stable(), *mesh.applied());
     }
 
     #[test]
     fn the_regions_that_hold_a_frame_are_counted_once_each() {
-        let mut mesh = Mesh::new(BrokerId::new(1), region("a"), 3);
+        let mut mesh = Mesh::new(BrokerId::new(1), region("a"));
         for (broker, name) in [(2, "a"), (3, "b"), (4, "c")] {
             mesh.link(BrokerId::new(broker), region(name), VersionVector::EMPTY);
         }
-        mesh.advance(report(1, &[(1, 9)], 1), &NOBODY);
+        mesh.advance(report(1, &[(1, 9)], 1), &founded(&[1]));
         mesh.hear(report(2, &[(1, 9)], 1));
         mesh.hear(report(3, &[(1, 5)], 1));
         mesh.hear(report(4, &[(1, 4)], 1));

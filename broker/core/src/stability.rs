@@ -95,6 +95,12 @@ impl Stability {
         }
     }
 
+    /// Up to when nothing more is stamped here.
+    #[must_use]
+    pub fn promise(&self) -> HybridTimestamp {
+        self.promise
+    }
+
     /// What is applied here.
     #[must_use]
     pub fn applied(&self) -> &VersionVector {

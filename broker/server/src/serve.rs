@@ -152,7 +152,7 @@ async fn link(node: Arc<Node>, config: Config, listener: Option<(TcpListener, So
     let Ok(running) = node.running().cloned() else {
         return;
     };
-    let has_links = listener.is_some() || !config.listen.peers.is_empty();
+    let has_links = running.regions.has_links();
     let membership = async {
         match has_links {
             true => {

@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Commit;
 use anabranch_core::holding::{Everything, Holding, Settled};
-use anabranch_core::id::{BrokerId, ClusterId, Position, RegionName};
+use anabranch_core::id::{BrokerId, ClusterId, Epoch, Origin, PartitionId, Position, RegionName};
+use anabranch_core::members::{self, Members, Standing};
 use anabranch_core::mesh::Mesh;
 use anabranch_core::sequencer::{AcceptError, Foreign, Publish, Sequencer};
 use anabranch_core::stability::Rising;
+use anabranch_core::stream::StreamDefinition;
 use anabranch_core::vector::VersionVector;
 use anabranch_protocol::peer::block::Item;
 use anabranch_protocol::peer::{Heads, Hello};
@@ -113,6 +115,8 @@ pub(super) struct Running {
     pub(super) reader: LogReader,
     pub(super) holding: Holding<Ticket>,
     pub(super) mesh: Mesh,
+    /// Who has founded the cluster. Nobody joins or leaves.
+    founders: Members,
     /// Raised with every report.
     pub(super) heard: u64,
     pub(super) table: Table,
@@ -158,6 +162,31 @@ pub(super) fn read_all(reader: &LogReader, from: Position) -> Result<Vec<Arc<Com
     Ok(all)
 }
 
+/// What the log of a cluster says that so many have founded.
+fn founders(count: usize) -> Members {
+    let mut scratch = Sequencer::new(Origin {
+        broker: id_of(count),
+        epoch: Epoch::new(1),
+    });
+    let say = |at| Publish {
+        stream: StreamDefinition::members().id(),
+        partition: PartitionId::new(0),
+        batch: members::batch(id_of(at), Standing::Active, &region_of(at), 1)
+            .expect("a small record fits"),
+    };
+    let said: Vec<_> = (0..count).map(say).collect();
+    let mut frame = scratch.open();
+    frame
+        .add(&said, &mut Vec::new())
+        .expect("nothing speaks against it");
+    let _ = frame.close(1);
+    scratch.members().clone()
+}
+
+fn region_of(at: usize) -> RegionName {
+    RegionName::parse(&format!("r{at}")).expect("it is in the alphabet")
+}
+
 impl Running {
     /// `expected` is how many other brokers it was told of.
     pub(super) fn new(
@@ -179,9 +208,12 @@ impl Running {
         {
             sequencer = mutant::with_epoch(&sequencer, epoch);
         }
-        let region = RegionName::parse(&format!("r{at}")).expect("it is in the alphabet");
-        let mut mesh = Mesh::new(id_of(at), region, expected);
-        mesh.advance(sequencer.report(), sequencer.members());
+        let mut mesh = Mesh::new(id_of(at), region_of(at));
+
+        let founders = founders(expected + 1);
+        mesh.advance(sequencer.report(), &founders);
+        // All have known each other from the start.
+        mesh.resume();
         let fetching = !recovery.proof.is_whole()
             || mutant::last_epoch(&sequencer).is_some_and(|last| {
                 // Nothing was written since the log was found not to be whole.
@@ -195,6 +227,7 @@ impl Running {
             reader,
             holding: Holding::default(),
             mesh,
+            founders,
             heard: 0,
             table,
             inbox: VecDeque::new(),
@@ -254,10 +287,10 @@ impl Running {
         Hello {
             cluster: cluster(),
             origin: self.sequencer.origin(),
-            region: RegionName::parse(&format!("r{}", self.at)).expect("it is in the alphabet"),
+            region: region_of(self.at),
             heads: self.heads.clone(),
             members: self.mesh.members().standings(),
-            watermark: self.mesh.watermark(),
+            complete: self.mesh.may_have_dropped(),
         }
     }
 
@@ -416,8 +449,7 @@ impl Running {
 
     /// Tells the mesh and the table, after what was found in the run has been checked.
     pub(super) fn advance(&mut self, run: Vec<Arc<Commit>>) -> Result<(), Down> {
-        let members = self.sequencer.members();
-        self.mesh.advance(self.sequencer.report(), members);
+        self.mesh.advance(self.sequencer.report(), &self.founders);
         if self.only.is_some() {
             self.ask_anew();
         }

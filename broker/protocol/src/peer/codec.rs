@@ -122,7 +122,7 @@ fn put_hello(hello: &Hello, out: &mut BytesMut) {
         out.put_u64_le(broker.get());
         out.put_u8(standing.code());
     }
-    out.put_u64_le(hello.watermark.get());
+    out.put_u8(u8::from(hello.complete));
 }
 
 fn put_text(out: &mut BytesMut, text: &str) {
@@ -230,7 +230,11 @@ fn read_hello(bytes: &mut Bytes) -> Result<Hello, BadMessage> {
         region,
         heads,
         members,
-        watermark: HybridTimestamp::new(bytes.try_get_u64_le()?),
+        complete: match bytes.try_get_u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(BadMessage::Malformed),
+        },
     })
 }
 
@@ -364,7 +368,7 @@ mod tests {
                 region: RegionName::parse("eu-west").unwrap(),
                 heads: heads.into_iter().collect(),
                 members: [(BrokerId::new(4), Standing::Parked)].into_iter().collect(),
-                watermark: HybridTimestamp::new(3),
+                complete: true,
             }),
             PeerMessage::Ask {
                 ask: Ask {

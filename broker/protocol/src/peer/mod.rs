@@ -10,7 +10,7 @@
 //! kind  message   body
 //!  1    hello     magic "ABPEER01", cluster u32, broker u64, epoch u32, region,
 //!                 heads: count, and for each: broker u64, epoch u32, sequence u64, chain;
-//!                 members: count, and for each: broker u64, standing u8; watermark u64
+//!                 members: count, and for each: broker u64, standing u8; complete u8
 //!  2    ask       window u64, brokers: count, u64 each, then the vector of what is held
 //!  3    block     compression u8, raw length u32, items, see `block`
 //!  4    credit    bytes u64
@@ -30,7 +30,6 @@ mod codec;
 use std::collections::BTreeMap;
 
 use anabranch_core::audit::Audit;
-use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Chain;
 use anabranch_core::id::{BrokerId, ClusterId, Origin, RegionName, Sequence};
@@ -67,8 +66,8 @@ pub struct Hello {
     pub heads: Heads,
     /// Who belongs to the cluster, as its log says.
     pub members: BTreeMap<BrokerId, Standing>,
-    /// Up to this stamp it may have dropped what only late frames need.
-    pub watermark: HybridTimestamp,
+    /// Whether its cluster is founded, so that somebody may have dropped what only late frames need.
+    pub complete: bool,
 }
 
 impl Hello {

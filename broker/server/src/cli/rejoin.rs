@@ -62,7 +62,8 @@ fn check(regions: &Regions, broker: &str) -> Result<(), Failure> {
 struct Unsent<'a> {
     folder: PathBuf,
     regions: &'a Regions,
-    names: HashMap<StreamId, StreamName>,
+    /// Each with whether no other member may hold it.
+    names: HashMap<StreamId, (StreamName, bool)>,
     files: HashMap<StreamName, (BufWriter<File>, u64)>,
 }
 
@@ -94,19 +95,20 @@ impl<'a> Unsent<'a> {
     }
 
     fn add(&mut self, commit: &Commit, dir: &DataDir) -> anyhow::Result<()> {
-        self.learn(commit)?;
+        self.learn(commit, &dir.identity().broker.to_string())?;
         let origin = commit.header.origin;
         let held = self.regions.vector.get(&origin.to_string()).copied();
-        if origin.broker != dir.identity().broker
-            || commit.header.sequence.get() <= held.unwrap_or(0)
-        {
-            return Ok(());
-        }
+        let is_own = origin.broker == dir.identity().broker;
+        let is_unsent = is_own && commit.header.sequence.get() > held.unwrap_or(0);
         for part in &commit.parts {
-            let Some(name) = self.names.get(&part.header.stream).cloned() else {
+            let Some((name, only_here)) = self.names.get(&part.header.stream).cloned() else {
                 // The broker's own streams.
                 continue;
             };
+            // Others have a stub of what they may not hold.
+            if !is_unsent && !only_here {
+                continue;
+            }
             if let Some(batch) = &part.batch {
                 for record in batch.records()?.iter() {
                     self.write(&name, &Record::from(&record?))?;
@@ -117,7 +119,7 @@ impl<'a> Unsent<'a> {
     }
 
     /// Notes the names of streams that are made.
-    fn learn(&mut self, commit: &Commit) -> anyhow::Result<()> {
+    fn learn(&mut self, commit: &Commit, broker: &str) -> anyhow::Result<()> {
         let system = StreamDefinition::system().id();
         let parts = commit.parts.iter();
         for part in parts.filter(|part| part.header.stream == system) {
@@ -130,11 +132,22 @@ impl<'a> Unsent<'a> {
                     && let Ok(said) = Said::read(&name, &record)
                     && let Some(definition) = said.definition()
                 {
-                    self.names.insert(definition.id(), name);
+                    let only_here = self.is_only_here(definition, broker);
+                    self.names.insert(definition.id(), (name, only_here));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether no other member stands where the records of a stream may be.
+    fn is_only_here(&self, definition: &StreamDefinition, broker: &str) -> bool {
+        let Some(regions) = &definition.regions else {
+            return false;
+        };
+        let members = self.regions.members.iter();
+        let mut others = members.filter(|held| held.broker != broker && held.standing == "active");
+        !others.any(|held| regions.iter().any(|region| region.as_str() == held.region))
     }
 
     fn write(&mut self, name: &StreamName, record: &Record<'_>) -> anyhow::Result<()> {

@@ -2,9 +2,10 @@
 //!
 //! | this broker | does |
 //! |---|---|
-//! | is no member, and linked to one | waits until that one has written that it is |
-//! | is no member, and all its peers are linked and are none either, or do not answer for a while | founds: writes that it is one |
-//! | is a member, and linked to one that is none | writes that it is |
+//! | is no member, and linked to one whose cluster is founded | waits until that one has written that it is |
+//! | is no member, and all its peers were met and are none either, or do not answer for a while | founds: writes that it is one |
+//! | is a member, and so are all that were named or met | writes something that follows all their records, once: then its cluster is founded |
+//! | is a member of a cluster that is founded, and linked to one that is none | writes that it is |
 //! | was parked | writes nothing any more |
 //!
 //! What is written is a record of the stream of members, see [`anabranch_core::members`].
@@ -171,8 +172,11 @@ pub(crate) fn check_hello(own: &Hello, hello: &Hello) -> Result<(), Error> {
             ),
         ));
     }
-    let have_dropped = own.watermark.max(hello.watermark).get() > 0;
-    if have_dropped && has_written(own) && has_written(hello) && !is_related(own, hello) {
+    if (own.complete || hello.complete)
+        && has_written(own)
+        && has_written(hello)
+        && !is_related(own, hello)
+    {
         return Err(Error::new(
             Code::OtherFounding,
             "both brokers have written before they met, and one has dropped by now what the other's writes would need; start one of them with an empty data directory",

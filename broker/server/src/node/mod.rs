@@ -71,7 +71,7 @@ pub(crate) use streams::Created;
 pub(crate) use subscription::{Ahead, Event, Given, SubscribeRequest, Subscription};
 pub(crate) use tail::MessageKey;
 
-use publish::{Budget, Reply, Submission};
+use publish::{Budget, Reply, Submission, Window};
 use tail::Tail;
 use upkeep::Chore;
 use writer::Request;
@@ -323,7 +323,10 @@ impl Running {
             reply: Reply::Connection(Arc::clone(sink)),
             budget: Budget {
                 broker: Arc::clone(&self.in_flight),
-                connection: Some(Arc::clone(sink)),
+                window: Some(Arc::new(Window {
+                    connection: Arc::clone(sink),
+                    permits,
+                })),
                 permits,
             },
         })
@@ -342,7 +345,7 @@ impl Running {
         }
         Ok(Budget {
             broker: Arc::clone(&self.in_flight),
-            connection: None,
+            window: None,
             permits,
         })
     }
@@ -388,7 +391,7 @@ impl Running {
             region: self.regions.region().clone(),
             heads: heads.ok_or_else(|| error::failed("the writer ended"))?,
             members: self.regions.members().standings(),
-            watermark: self.tables.watermark(),
+            complete: self.regions.may_have_dropped(),
         })
     }
 

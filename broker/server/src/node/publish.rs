@@ -83,16 +83,26 @@ impl Submission {
 /// sent them, from its window. The window gets them back once the outcomes are with the client.
 pub(crate) struct Budget {
     pub(crate) broker: Arc<Semaphore>,
-    pub(crate) connection: Option<Arc<AckSink>>,
+    /// Given back apart from the rest: a publish may wait for other regions long after it is on disk.
+    pub(crate) window: Option<Arc<Window>>,
     pub(crate) permits: usize,
 }
 
 impl Drop for Budget {
     fn drop(&mut self) {
         self.broker.add_permits(self.permits);
-        if let Some(sink) = &self.connection {
-            sink.settle(self.permits);
-        }
+    }
+}
+
+/// What a submission takes of its connection's window, until all of it is answered.
+pub(crate) struct Window {
+    pub(crate) connection: Arc<AckSink>,
+    pub(crate) permits: usize,
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.connection.settle(self.permits);
     }
 }
 

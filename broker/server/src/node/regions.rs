@@ -6,7 +6,7 @@ mod entry;
 mod expecting;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -96,6 +96,8 @@ impl Drop for Seat {
 
 struct State {
     mesh: Mesh,
+    /// Who was met at which address of a peer.
+    named_met: BTreeMap<String, BrokerId>,
     links: BTreeMap<BrokerId, Link>,
     next_number: u64,
     /// What is before this in the log is in the own report.
@@ -107,7 +109,7 @@ struct State {
     /// Frames of other regions that wait for what they follow, and their bytes.
     waiting: (usize, usize),
     /// Publishes that other regions have to hold before they are acknowledged.
-    expecting: VecDeque<expecting::Waiting>,
+    expecting: expecting::Expecting,
     /// Watermarks that the tables get once they hold what those were found with.
     rising: Rising,
     /// Origins whose frames are not taken any more, and why.
@@ -186,19 +188,24 @@ impl Regions {
             is_unproven,
         } = begin;
         let watermark = watch::Sender::new(HybridTimestamp::ZERO);
+        let mut mesh = Mesh::new(own.broker, region.clone());
+        if expected.is_none_or(|named| named == 0) {
+            mesh.know_all();
+        }
         let state = State {
-            mesh: Mesh::new(own.broker, region.clone(), expected.unwrap_or(0)),
+            mesh,
+            named_met: BTreeMap::new(),
             links: BTreeMap::new(),
             next_number: 0,
             durable,
             appended: 0,
             only_here: Lag::default(),
             waiting: (0, 0),
-            expecting: VecDeque::new(),
+            expecting: expecting::Expecting::default(),
             rising: Rising::default(),
             forks: BTreeMap::new(),
             only: None,
-            fetching: is_unproven && expected.is_some_and(|expected| expected > 0),
+            fetching: is_unproven && expected.is_some(),
         };
         let entry = match expected {
             None => Entry::Open,
@@ -224,6 +231,10 @@ impl Regions {
             waiting: (0, 0),
         };
         regions.advance(report, &members, &nothing);
+        if regions.tables.watermark() > HybridTimestamp::ZERO {
+            // What was stable before had been so for a cluster that was founded.
+            regions.state.lock().mesh.resume();
+        }
         regions
     }
 
@@ -246,6 +257,11 @@ impl Regions {
     /// Whether this broker takes no links, so that there is nobody to wait for.
     pub(crate) fn is_alone(&self) -> bool {
         self.expected.is_none()
+    }
+
+    /// Whether a cluster that was founded apart must not be joined with this one.
+    pub(crate) fn may_have_dropped(&self) -> bool {
+        self.state.lock().mesh.may_have_dropped()
     }
 
     /// What the log says of who belongs to the cluster.
@@ -279,6 +295,7 @@ impl Regions {
     /// When the link is one too many, or the peer may not be linked.
     pub(crate) fn take_seat(
         self: &Arc<Self>,
+        own: &Hello,
         hello: &Hello,
         dialled: Dialled,
     ) -> Result<Seat, Error> {
@@ -293,6 +310,7 @@ impl Regions {
             return Err(Error::new(Code::LinkRefused, why));
         }
         let mut state = self.state.lock();
+        state.check_seat(own, hello)?;
         if let Some(held) = state.links.get(&peer) {
             let keeps_held = held.dialled != dialled
                 && (held.dialled == Dialled::Here) == (self.own.broker < peer);
@@ -390,12 +408,15 @@ impl Regions {
         }
         let mut state = self.state.lock();
         let others = state.mesh.members() != members;
+        let fences = others && members.ended() > state.mesh.members().ended();
         state.mesh.advance(report, members);
         state.durable = group.durable;
         state.appended += group.bytes;
         state.waiting = group.waiting;
         state.note_lag(self.own);
-        let fences = others && state.end_links_of_parked();
+        if fences {
+            state.end_links_of_parked();
+        }
         if others || state.fetching {
             self.note_change();
         }
@@ -561,16 +582,13 @@ impl State {
         asks
     }
 
-    /// Ends the links to brokers that were parked; says whether there were any.
-    fn end_links_of_parked(&mut self) -> bool {
+    /// Ends the links to brokers that were parked.
+    fn end_links_of_parked(&mut self) {
         let members = self.mesh.members();
         let parked = |peer: &BrokerId| members.get(*peer).is_some_and(Member::has_ended);
         let parked = self.links.iter().filter(|(peer, _)| parked(peer));
-        let mut any = false;
         for (peer, link) in parked {
             link.ended.send_replace(Some(parked_error(*peer)));
-            any = true;
         }
-        any
     }
 }

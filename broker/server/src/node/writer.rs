@@ -489,7 +489,6 @@ fn add_submission<'a>(
         reply,
         budget,
     } = submission;
-    let budget = Arc::new(budget);
     let mut once = None;
     let connection = match reply {
         Reply::Connection(sink) => Some(sink),
@@ -535,7 +534,7 @@ fn add_submission<'a>(
             wish: publish.wish,
             rows: from..gathered.rows.len(),
             frame: gathered.frames.len(),
-            budget: waits_longer.then(|| Arc::clone(&budget)),
+            window: budget.window.clone().filter(|_| waits_longer),
         });
     }
     gathered.budgets.push(budget);

@@ -59,7 +59,7 @@ pub(super) async fn keep(node: Arc<Node>, peer: PeerAddress, common: Common) {
 async fn once(node: &Arc<Node>, peer: &PeerAddress, common: &Common) -> (String, bool) {
     match timeout(CONNECT_BUDGET, TcpStream::connect(&peer.0)).await {
         Ok(Ok(stream)) => {
-            let ended = link::run(node, stream, Dialled::Here, common).await;
+            let ended = link::run(node, stream, (Dialled::Here, Some(peer)), common).await;
             (ended.to_string(), ended.code() == Some(Code::DuplicateLink))
         }
         Ok(Err(error)) => (error.to_string(), false),

@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout};
 use super::Common;
 use super::audit::{self, Auditing};
 use super::blocks::{Made, make_block};
+use super::dial::PeerAddress;
 use super::packing::{Packer, Unpacker};
 use super::wire::{Incoming, ReadError};
 use crate::node::{Dialled, Error, LinkCredit, Node, Running, Seat, check_hello};
@@ -129,7 +130,7 @@ enum Told {
 pub(super) async fn run(
     node: &Arc<Node>,
     stream: TcpStream,
-    dialled: Dialled,
+    (dialled, address): (Dialled, Option<&PeerAddress>),
     common: &Common,
 ) -> Ended {
     // A delay of small messages would be a delay of every record.
@@ -138,16 +139,18 @@ pub(super) async fn run(
     }
     let (read, mut write) = stream.into_split();
     let mut incoming = Incoming::new(read);
-    let ended = match greet(node, &mut incoming, &mut write, dialled).await {
+    let ended = match greet(node, &mut incoming, &mut write, (dialled, address)).await {
         Ok((running, seat)) => {
             tracing::info!(peer = %seat.peer.broker, region = %seat.peer.region, "link up");
-            keep(&running, seat, incoming, &mut write, common).await
+            let ended = keep(&running, seat, incoming, &mut write, common).await;
+            // Said by one of the same cluster, whose hello was checked.
+            if let Ended::Bye(Code::Parked, why) = &ended {
+                running.regions.note_parked(why.clone());
+            }
+            ended
         }
         Err(ended) => ended,
     };
-    if let (Ended::Bye(Code::Parked, why), Ok(running)) = (&ended, node.running()) {
-        running.regions.note_parked(why.clone());
-    }
     if let Ended::Refused(error) = &ended {
         let bye = PeerMessage::Bye {
             code: error.code,
@@ -163,7 +166,7 @@ async fn greet(
     node: &Arc<Node>,
     incoming: &mut Incoming<OwnedReadHalf>,
     write: &mut OwnedWriteHalf,
-    dialled: Dialled,
+    (dialled, address): (Dialled, Option<&PeerAddress>),
 ) -> Result<(Arc<Running>, Seat), Ended> {
     let running = Arc::clone(node.running()?);
     let own = running.hello().await?;
@@ -175,7 +178,11 @@ async fn greet(
         _ => return Err(Ended::Protocol("its first message is no hello")),
     };
     check_hello(&own, &hello)?;
-    let seat = running.regions.take_seat(&hello, dialled)?;
+    if let Some(address) = address {
+        let met = hello.origin.broker;
+        running.regions.note_met(address.0.clone(), met);
+    }
+    let seat = running.regions.take_seat(&own, &hello, dialled)?;
     Ok((running, seat))
 }
 

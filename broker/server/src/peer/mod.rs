@@ -70,7 +70,7 @@ pub(crate) async fn accept(node: Arc<Node>, listener: TcpListener, common: Commo
             Ok((stream, from)) => {
                 let (node, common) = (Arc::clone(&node), common.clone());
                 links.spawn(async move {
-                    let ended = link::run(&node, stream, Dialled::There, &common).await;
+                    let ended = link::run(&node, stream, (Dialled::There, None), &common).await;
                     tracing::info!(%from, reason = %ended, "link from a peer ended");
                 });
             }

@@ -3,6 +3,7 @@
 use anabranch_core::id::{BrokerId, RegionName};
 use anabranch_core::members::Standing;
 use anabranch_protocol::error::Code;
+use anabranch_protocol::peer::Hello;
 use tokio::sync::watch;
 
 use super::super::Error;
@@ -37,14 +38,30 @@ impl Regions {
         self.entry.send_replace(Entry::Parked(why));
     }
 
+    /// Somebody was met where a peer was said to be.
+    pub(crate) fn note_met(&self, address: String, broker: BrokerId) {
+        self.state.lock().named_met.insert(address, broker);
+        self.note_change();
+    }
+
     /// What is to be done so that this broker, and those that are linked, become members. Opens the
     /// entry once nothing speaks against it.
     pub(in crate::node) fn todo(&self, patience_is_over: bool) -> Todo {
+        if matches!(&*self.entry.borrow(), Entry::Parked(_)) {
+            return Todo::default();
+        }
         let mut state = self.state.lock();
-        let all_linked = self.expected.is_none_or(|peers| state.links.len() >= peers);
+        let named = self.expected.unwrap_or(0);
+        let all_met = state.named_met.len() + state.ended_unmet() >= named;
+        if all_met {
+            state.mesh.know_all();
+        }
         if state.fetching {
-            let has_all = state.holds_what_peers_have();
-            state.fetching = !(patience_is_over || (all_linked && has_all));
+            // Those that answer are waited for until they have shipped it all, and those that do not
+            // for as long as the patience lasts. Of a history that has forked nothing more comes.
+            let has_all = state.holds_what_peers_have() || !state.forks.is_empty();
+            let has_met = patience_is_over || (named > 0 && all_met);
+            state.fetching = !(has_all && has_met);
             if !state.fetching {
                 // It reports what it holds from now on.
                 self.heard.send_modify(|count| *count += 1);
@@ -59,15 +76,18 @@ impl Regions {
             }
             Some(Standing::Active) => {
                 todo.admit = state.strangers();
+                if state.mesh.has_to_tell() {
+                    todo.admit.push((self.own.broker, self.region.clone()));
+                }
                 Entry::Open
             }
             Some(Standing::Parked | Standing::Removed) => {
                 Entry::Parked(parked_error(self.own.broker).detail)
             }
-            None if state.links.values().any(Link::is_of_member) => {
+            None if state.links.values().any(Link::is_of_founded) => {
                 Entry::Waiting("a member has to write that it is one")
             }
-            None if all_linked || patience_is_over => {
+            None if all_met || patience_is_over => {
                 todo.admit.push((self.own.broker, self.region.clone()));
                 Entry::Waiting("it is founding one")
             }
@@ -117,6 +137,11 @@ impl Regions {
                 ));
             }
         };
+        if !state.mesh.has_met_all() {
+            return refused(
+                "the cluster is being founded: not all that are named as peers were met".to_owned(),
+            );
+        }
         if broker == self.own.broker {
             return refused("a broker cannot park itself; ask one of another region".to_owned());
         }
@@ -135,12 +160,58 @@ impl Link {
         let members = &self.hello.members;
         members.get(&self.hello.origin.broker) == Some(&Standing::Active)
     }
+
+    /// Whether its peer can make others members.
+    fn is_of_founded(&self) -> bool {
+        self.is_of_member() && self.hello.complete
+    }
 }
 
 impl State {
+    /// Parked brokers that were not met since the start: an address at which nobody answers is theirs.
+    fn ended_unmet(&self) -> usize {
+        let ended = (self.mesh.members().iter()).filter(|(_, member)| member.has_ended());
+        let is_met = |broker: BrokerId| self.named_met.values().any(|held| *held == broker);
+        ended.filter(|(broker, _)| !is_met(*broker)).count()
+    }
+
+    /// Whether a link may be up, by what is known now: it may have changed since the hellos.
+    pub(super) fn check_seat(&self, own: &Hello, hello: &Hello) -> Result<(), Error> {
+        let peer = hello.origin.broker;
+        let members = self.mesh.members();
+        if members.has_ended(peer) {
+            return Err(parked_error(peer));
+        }
+        if let Some(parked) = self.mesh.brings_back(peer, &hello.vector()) {
+            // Somebody else may have them, too, and ship them here first.
+            let code = match self.mesh.has_left(parked) {
+                true => Code::Parked,
+                false => Code::LinkRefused,
+            };
+            return Err(Error::new(
+                code,
+                format!(
+                    "it holds frames of broker {parked}, which was parked, that are not here; if it stays so, stop it, and let it join anew: anabranch rejoin --data-dir DIR"
+                ),
+            ));
+        }
+        // Whoever has become a member since its hello has to say so.
+        match own.members == members.standings() && own.complete == self.mesh.may_have_dropped() {
+            true => Ok(()),
+            false => Err(Error::new(
+                Code::Joining,
+                "the members have changed since the hello; dial again",
+            )),
+        }
+    }
+
     /// Linked brokers that are no members, and of whom no frame that is on its way says that they
     /// are.
     fn strangers(&self) -> Vec<(BrokerId, RegionName)> {
+        if !self.mesh.has_met_all() {
+            // Who joins learns from the record that makes it a member who the others are.
+            return Vec::new();
+        }
         let members = self.mesh.members();
         let is_stranger = |(peer, link): &(&BrokerId, &Link)| {
             let told = link.is_of_member()

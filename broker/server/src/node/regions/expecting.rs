@@ -1,6 +1,6 @@
 //! Publishes that are acknowledged once other regions hold them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use anabranch_protocol::ws::Durability;
 use anabranch_storage::tables::{StreamMap, Tables};
 
 use super::super::Error;
-use super::super::publish::{Ack, AckRow, Answer, Budget, token_of};
+use super::super::publish::{Ack, AckRow, Answer, Window, token_of};
 use super::{Regions, State};
 
 /// A publish that is durable here.
@@ -27,8 +27,8 @@ pub(in crate::node) struct Expected {
     pub(in crate::node) answer: Answer,
     /// Where its batches went.
     pub(in crate::node) rows: Vec<AckRow>,
-    /// Given back once it is answered, so that only so many wait.
-    pub(in crate::node) budget: Option<Arc<Budget>>,
+    /// Given back once it is answered, so that only so many of a connection wait.
+    pub(in crate::node) window: Option<Arc<Window>>,
 }
 
 /// One that waits, until then.
@@ -48,39 +48,39 @@ impl Regions {
     /// Acknowledges a publish once other regions have said that they hold it, or refuses it when that
     /// takes too long.
     pub(in crate::node) fn expect(&self, expected: Expected) {
-        if self.expected.is_none() {
-            // Alone, it asked for nothing but this region, or it would have been refused.
+        // Alone, it asked for nothing but this region, or it would have been refused. Of a broker that
+        // stops, nobody waits for more than that.
+        let is_alone = self.expected.is_none();
+        if is_alone || self.stops.load(Ordering::Acquire) {
+            let in_time = expected.quorum.is_met(&BTreeSet::from([&self.region]));
             return self.answer(vec![Settled {
                 expected,
                 regions: vec![self.region.clone()],
-                in_time: true,
+                in_time,
             }]);
         }
         let patience = expected.patience.unwrap_or(self.patience);
-        // Nobody waits for a broker that stops.
-        let until = match self.stops.load(Ordering::Acquire) {
-            false => Instant::now() + patience,
-            true => Instant::now(),
-        };
+        let until = Instant::now() + patience;
         // It is looked at once its own group is in this broker's report, which is next.
-        let waiting = Waiting { expected, until };
-        self.state.lock().expecting.push_back(waiting);
+        self.state
+            .lock()
+            .expecting
+            .push(Waiting { expected, until });
     }
 
     /// Refuses those that have waited for long enough. To be called now and then.
     pub(crate) fn look_at_expected(&self) {
-        let settled = self.state.lock().settle_expected(self.own, &self.tables);
+        let now = Instant::now();
+        let settled = (self.state.lock()).expire_expected(self.own, &self.tables, now);
         self.answer(settled);
     }
 
     /// Says to all that wait how far it has come: the broker stops.
     pub(in crate::node) fn give_up_expected(&self) {
         self.stops.store(true, Ordering::Release);
-        let mut state = self.state.lock();
-        let now = Instant::now();
-        state.expecting.iter_mut().for_each(|one| one.until = now);
-        let settled = state.settle_expected(self.own);
-        drop(state);
+        // Longer than any patience.
+        let end = Instant::now() + Duration::from_secs(86_400);
+        let settled = (self.state.lock()).expire_expected(self.own, &self.tables, end);
         self.answer(settled);
     }
 
@@ -96,7 +96,7 @@ impl Regions {
                 quorum,
                 answer,
                 rows,
-                budget,
+                window,
                 ..
             } = expected;
             if in_time {
@@ -119,7 +119,7 @@ impl Regions {
                 ));
             }
             // After the answer, so that a connection's window counts it until then.
-            drop(budget);
+            drop(window);
         }
     }
 
@@ -163,42 +163,97 @@ fn may_hold(
     })
 }
 
+/// Those that wait for the same regions, in the order of their frames.
+#[derive(Default)]
+pub(super) struct Expecting {
+    queues: Vec<(Quorum, VecDeque<Waiting>)>,
+}
+
+impl Expecting {
+    fn push(&mut self, waiting: Waiting) {
+        let quorum = &waiting.expected.quorum;
+        // Clients ask for few different ones.
+        match self.queues.iter_mut().find(|(held, _)| held == quorum) {
+            Some((_, queue)) => queue.push_back(waiting),
+            None => self
+                .queues
+                .push((quorum.clone(), VecDeque::from([waiting]))),
+        }
+    }
+}
+
 impl State {
-    /// Takes out those that others hold by now, and those that have waited for long enough.
+    /// Takes out those that others hold by now. Who does not hold a frame holds no later one, so of
+    /// those that wait for the same only the first are looked at.
     pub(super) fn settle_expected(&mut self, own: Origin, tables: &Tables) -> Vec<Settled> {
-        if self.expecting.is_empty() {
-            return Vec::new();
-        }
-        let (now, defined) = (Instant::now(), tables.streams());
+        let Self {
+            expecting, mesh, ..
+        } = self;
         let mut settled = Vec::new();
-        // Who does not hold a frame does not hold a later one: of many that wait for the same, most
-        // need no look.
-        let mut unmet: Vec<Quorum> = Vec::new();
-        let mut waiting = std::collections::VecDeque::with_capacity(self.expecting.len());
-        for one in self.expecting.drain(..) {
-            if one.until > now && unmet.contains(&one.expected.quorum) {
-                waiting.push_back(one);
-                continue;
-            }
-            let mut held = self.mesh.holding(own, one.expected.sequence);
-            if !one.expected.quorum.is_met(&held) && !unmet.contains(&one.expected.quorum) {
-                unmet.push(one.expected.quorum.clone());
-            }
-            // Who has a stub of it says that it has the frame.
-            let streams = one.expected.rows.iter().map(|row| row.stream);
-            held.retain(|region| may_hold(region, &defined, streams.clone()));
-            let in_time = one.expected.quorum.is_met(&held);
-            if in_time || one.until <= now {
-                settled.push(Settled {
-                    expected: one.expected,
-                    regions: held.into_iter().cloned().collect(),
-                    in_time,
-                });
-            } else {
-                waiting.push_back(one);
+        if expecting.queues.is_empty() {
+            return settled;
+        }
+        let defined = tables.streams();
+        for (quorum, queue) in &mut expecting.queues {
+            let mut at = 0;
+            while let Some(one) = queue.get(at) {
+                let held = mesh.holding(own, one.expected.sequence);
+                if !quorum.is_met(&held) {
+                    break;
+                }
+                let held = whole(held, &one.expected, &defined);
+                if !quorum.is_met(&held) {
+                    at += 1;
+                    continue;
+                }
+                let regions = held.into_iter().cloned().collect();
+                if let Some(Waiting { expected, .. }) = queue.remove(at) {
+                    settled.push(Settled {
+                        expected,
+                        regions,
+                        in_time: true,
+                    });
+                }
             }
         }
-        self.expecting = waiting;
+        expecting.queues.retain(|(_, queue)| !queue.is_empty());
         settled
     }
+
+    /// Takes out those that have waited for long enough.
+    fn expire_expected(&mut self, own: Origin, tables: &Tables, now: Instant) -> Vec<Settled> {
+        let mut settled = self.settle_expected(own, tables);
+        let Self {
+            expecting, mesh, ..
+        } = self;
+        let defined = tables.streams();
+        for (_, queue) in &mut expecting.queues {
+            for one in std::mem::take(queue) {
+                if one.until > now {
+                    queue.push_back(one);
+                    continue;
+                }
+                let held = mesh.holding(own, one.expected.sequence);
+                let held = whole(held, &one.expected, &defined);
+                settled.push(Settled {
+                    regions: held.into_iter().cloned().collect(),
+                    expected: one.expected,
+                    in_time: false,
+                });
+            }
+        }
+        expecting.queues.retain(|(_, queue)| !queue.is_empty());
+        settled
+    }
+}
+
+/// Without the regions that hold a stub: they say that they have the frame, too.
+fn whole<'a>(
+    mut held: BTreeSet<&'a RegionName>,
+    expected: &Expected,
+    defined: &StreamMap,
+) -> BTreeSet<&'a RegionName> {
+    let streams = expected.rows.iter().map(|row| row.stream);
+    held.retain(|region| may_hold(region, defined, streams.clone()));
+    held
 }

@@ -10,7 +10,7 @@ use anabranch_protocol::ws::{AckLevel, Durability};
 use tokio::sync::oneshot;
 
 use super::super::error;
-use super::super::publish::{Ack, AckRow, AckSink, Answer, Budget, Outcome, Wish};
+use super::super::publish::{Ack, AckRow, AckSink, Answer, Budget, Outcome, Window, Wish};
 use super::super::regions::{Expected, Regions, Ticket};
 
 /// A publish whose group is not durable yet.
@@ -19,8 +19,8 @@ pub(super) struct Waiting {
     pub(super) wish: Wish,
     pub(super) rows: Range<usize>,
     pub(super) frame: usize,
-    /// What it takes of the in-flight budget, if it waits for longer than its group.
-    pub(super) budget: Option<Arc<Budget>>,
+    /// What it takes of its connection's window, if it waits for longer than its group.
+    pub(super) window: Option<Arc<Window>>,
 }
 
 /// What has been gathered for one sync.
@@ -30,7 +30,7 @@ pub(super) struct Gathered {
     pub(super) rows: Vec<AckRow>,
     /// The sequences of the group's frames, by number.
     pub(super) frames: Vec<Sequence>,
-    pub(super) budgets: Vec<Arc<Budget>>,
+    pub(super) budgets: Vec<Budget>,
     pub(super) placed: Vec<Placed>,
     pub(super) passed: Vec<oneshot::Sender<Heads>>,
     /// The last frames of gaps that came over links.
@@ -62,7 +62,7 @@ impl Gathered {
                     patience: waiting.wish.patience,
                     answer: waiting.reply,
                     rows: rows.to_vec(),
-                    budget: waiting.budget,
+                    window: waiting.window,
                 });
                 continue;
             }

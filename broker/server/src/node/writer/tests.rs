@@ -107,7 +107,7 @@ impl Scene {
             reply: Reply::Once(reply),
             budget: Budget {
                 broker: Arc::new(Semaphore::new(0)),
-                connection: None,
+                window: None,
                 permits: 1,
             },
         };
