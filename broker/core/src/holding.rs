@@ -4,17 +4,19 @@
 //! each other. What waits here is bounded by whoever sends it: each frame comes with a ticket that
 //! is given back when the frame is taken over, or was there already.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::frame::Commit;
 use crate::gap::Gap;
-use crate::id::Origin;
+use crate::id::{BrokerId, Origin, Sequence};
 use crate::sequencer::{AcceptError, Foreign, Sequencer};
 
 /// Frames of other origins that wait, each with its ticket.
 #[derive(Debug)]
 pub struct Holding<T> {
     waiting: BTreeMap<Origin, VecDeque<(Foreign, T)>>,
+    /// The first frame of each origin when it was last looked, and since when it is that.
+    since: BTreeMap<Origin, (Sequence, u64)>,
     /// Gaps that belong together.
     gaps: VecDeque<(Vec<Gap>, T)>,
     frames: usize,
@@ -64,6 +66,7 @@ impl<T> Default for Holding<T> {
     fn default() -> Self {
         Self {
             waiting: BTreeMap::new(),
+            since: BTreeMap::new(),
             gaps: VecDeque::new(),
             frames: 0,
             bytes: 0,
@@ -205,6 +208,63 @@ impl<T> Holding<T> {
         !self.is_empty() && !waits_for_the_clock.any(|waits| waits)
     }
 
+    /// The first frames of origins that have waited for so many milliseconds, while others may have
+    /// been taken, for frames of these brokers. To be called now and then: it notes what is first.
+    pub fn overdue(
+        &mut self,
+        sequencer: &Sequencer,
+        now_ms: u64,
+        patience_ms: u64,
+    ) -> Vec<(&T, BTreeSet<BrokerId>)> {
+        let Self { waiting, since, .. } = self;
+        since.retain(|origin, _| waiting.contains_key(origin));
+        let mut overdue = Vec::new();
+        for (&origin, queue) in waiting.iter() {
+            let Some((frame, ticket)) = queue.front() else {
+                continue;
+            };
+            let sequence = frame.header().sequence;
+            let noted = since.entry(origin).or_insert((sequence, now_ms));
+            // Clocks are set back, too.
+            if noted.0 != sequence || noted.1 > now_ms {
+                *noted = (sequence, now_ms);
+            }
+            if now_ms - noted.1 < patience_ms {
+                continue;
+            }
+            match sequencer.judge(frame, now_ms) {
+                Err(AcceptError::Uncovered { missing }) => {
+                    let lacking = missing.iter().map(|(origin, _)| origin.broker);
+                    overdue.push((ticket, lacking.collect()));
+                }
+                Err(AcceptError::Early { origin, .. }) => {
+                    overdue.push((ticket, BTreeSet::from([origin.broker])));
+                }
+                _ => {}
+            }
+        }
+        overdue
+    }
+
+    /// Forgets what waits under such tickets, and gives those back.
+    pub fn forget(&mut self, mut under: impl FnMut(&T) -> bool) {
+        for queue in self.waiting.values_mut() {
+            queue.retain(|(frame, ticket)| {
+                let goes = under(ticket);
+                if goes {
+                    self.frames -= 1;
+                    self.bytes -= frame.size();
+                }
+                !goes
+            });
+        }
+        self.waiting.retain(|_, queue| !queue.is_empty());
+        let before = self.gaps.len();
+        self.gaps.retain(|(_, ticket)| !under(ticket));
+        self.frames -= before - self.gaps.len();
+        self.since.clear();
+    }
+
     fn pop(&mut self, origin: Origin) -> Option<(Foreign, T)> {
         let queue = self.waiting.get_mut(&origin)?;
         let popped = queue.pop_front()?;
@@ -306,6 +366,37 @@ mod tests {
             refused,
             Some(Settled::Refused(_, AcceptError::Chain(_), ()))
         ));
+    }
+
+    #[test]
+    fn a_frame_is_overdue_though_others_are_taken_and_what_its_sender_shipped_is_forgotten() {
+        let (mut q, mut p, mut other) = (sequencer(1), sequencer(2), sequencer(3));
+        let mut here = sequencer(4);
+        let lacking = write(&mut q, 1);
+        p.accept(&lacking, 2).unwrap();
+        let mut holding = Holding::default();
+        for now in 3..6 {
+            holding.offer(write(&mut p, now), 2);
+        }
+        for now in [10, 20, 30] {
+            holding.offer(write(&mut other, now), 3);
+            assert_eq!(drain(&mut holding, &mut here), [3]);
+            assert!(holding.overdue(&here, now, 25).is_empty());
+        }
+        let overdue = holding.overdue(&here, 35, 25);
+        assert_eq!(overdue, [(&2, BTreeSet::from([BrokerId::new(1)]))]);
+        // One that waits as long for the clock is not.
+        let mut late = sequencer(5);
+        holding.offer(write(&mut late, 10_000_000), 5);
+        assert_eq!(holding.overdue(&here, 36, 25).len(), 1);
+        assert_eq!(holding.overdue(&here, 90, 25).len(), 1);
+        holding.forget(|&ticket| ticket == 2);
+        assert_eq!(holding.frames(), 1);
+        holding.forget(|_| true);
+        assert_eq!((holding.frames(), holding.bytes()), (0, 0));
+        // What was forgotten comes again, behind what it follows.
+        holding.offer(lacking, 1);
+        assert_eq!(drain(&mut holding, &mut here), [1]);
     }
 
     fn dropped(commits: &[&Foreign], log: &mut Sequencer) -> Vec<Gap> {

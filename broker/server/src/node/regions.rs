@@ -1,6 +1,7 @@
 //! The brokers of other regions, as far as they are known here: who is linked, who is asked for
 //! what, what each has applied, and what follows from that.
 
+mod asking;
 mod credit;
 mod entry;
 mod expecting;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::exchange::Ask;
-use anabranch_core::id::{BrokerId, ClusterId, Origin, Position, RegionName, Sequence};
+use anabranch_core::id::{BrokerId, ClusterId, Origin, Position, RegionName};
 use anabranch_core::lag::Lag;
 use anabranch_core::members::{Member, Members};
 use anabranch_core::mesh::Mesh;
@@ -269,25 +270,6 @@ impl Regions {
         self.state.lock().mesh.members().clone()
     }
 
-    /// Nothing moves: asks one peer for everything, since what several ship may wait for each other.
-    pub(super) fn ask_one(&self) {
-        let mut state = self.state.lock();
-        state.only = state.mesh.ask_one().map(|(peer, _)| {
-            let report = state.mesh.report(peer);
-            let goal = report.map(|report| state.without_forked(&report.applied));
-            (peer, goal.unwrap_or_default())
-        });
-        if let Some((peer, _)) = &state.only {
-            tracing::warn!(%peer, "frames of several peers wait for each other: one is asked for all of them");
-        }
-        state.ask_again();
-    }
-
-    /// What was shipped and not taken is asked for again.
-    pub(super) fn ask_again(&self) {
-        self.state.lock().ask_again();
-    }
-
     /// A link is up. Of two links between the same brokers, the one that the smaller id dialled
     /// stays, on both sides.
     ///
@@ -375,23 +357,6 @@ impl Regions {
             drop(state);
             self.note_change();
         }
-    }
-
-    /// A peer holds a stub of this frame, which may be held here: somebody else is to be asked.
-    pub(crate) fn note_withheld(&self, peer: BrokerId, origin: Origin, from: Sequence) {
-        tracing::info!(%peer, %origin, %from, "a peer may not hold a part of what it was asked for");
-        let mut state = self.state.lock();
-        state.mesh.withhold(peer, origin, from);
-        if state.only.as_ref().is_some_and(|(only, _)| *only == peer) {
-            // It cannot ship all, as it turns out.
-            state.only = None;
-        }
-        state.ask_anew();
-    }
-
-    /// Whether a peer holds a stub where this broker lacks what it may hold.
-    pub(super) fn is_withheld(&self) -> bool {
-        self.state.lock().mesh.is_withheld()
     }
 
     fn note_change(&self) {
@@ -532,54 +497,6 @@ impl State {
         self.only_here
             .note(now, self.appended, &own_frames(held.get(own)));
         self.only_here.reach(&own_frames(mesh.elsewhere(own)));
-    }
-
-    /// Tells the links whose peers are to be asked for something else from now on.
-    fn ask_anew(&mut self) {
-        let asks = self.asks();
-        let stopped = self.mesh.take_stopped();
-        for (peer, ask) in asks {
-            if let Some(link) = self.links.get(&peer) {
-                link.asks.send_if_modified(|asked| {
-                    // Who has stopped before a frame that is held by now goes on only when asked again.
-                    let is_due = asked.of != ask.of
-                        || (ask.of.iter()).any(|&broker| stopped.contains(&(peer, broker)));
-                    if is_due {
-                        *asked = ask;
-                    }
-                    is_due
-                });
-            }
-        }
-    }
-
-    /// Asks all again, for what they may have shipped already.
-    fn ask_again(&mut self) {
-        let asks = self.asks();
-        let _all_are_asked = self.mesh.take_stopped();
-        for (peer, ask) in asks {
-            if let Some(link) = self.links.get(&peer) {
-                link.asks.send_replace(ask);
-            }
-        }
-    }
-
-    fn asks(&mut self) -> BTreeMap<BrokerId, Ask> {
-        if let Some((peer, goal)) = &self.only
-            && (self.mesh.applied().covers(goal) || !self.links.contains_key(peer))
-        {
-            self.only = None;
-        }
-        let mut asks = self.mesh.asks();
-        if let Some((peer, _)) = &self.only {
-            for (asked, ask) in &mut asks {
-                match asked == peer {
-                    true => ask.of = self.mesh.everybody(),
-                    false => ask.of.clear(),
-                }
-            }
-        }
-        asks
     }
 
     /// Ends the links to brokers that were parked.

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_core::frame::Commit;
 use anabranch_core::holding::{Holding, Settled};
-use anabranch_core::id::Position;
+use anabranch_core::id::{BrokerId, Position};
 use anabranch_core::sequencer::{AcceptError, Foreign, OpenFrame, Publish, Sequencer};
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::Heads;
@@ -306,9 +306,34 @@ impl Writer {
         true
     }
 
+    /// Makes room on links whose frames wait for what only the same link can bring. Its peer was asked
+    /// for more brokers' frames meanwhile, since another link was cut, and may have no credit to ship
+    /// those. Whether others' frames go on being taken says nothing of that.
+    fn make_way(&mut self) {
+        let patience = match self.regions.is_withheld() {
+            true => STALLED * 15,
+            false => STALLED,
+        };
+        let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let overdue = (self.holding).overdue(&self.sequencer, wall_clock_ms(), patience);
+        let mut clogged: Vec<BrokerId> = Vec::new();
+        for (ticket, lacking) in overdue {
+            let peer = ticket.from().broker;
+            if !clogged.contains(&peer) && self.regions.asks_of(peer, &lacking) {
+                clogged.push(peer);
+            }
+        }
+        for peer in clogged {
+            tracing::warn!(%peer, "frames wait for others that the same peer is asked for: it ships them again, in order");
+            self.holding.forget(|ticket| ticket.from().broker == peer);
+            self.regions.ask_peer_again(peer);
+        }
+    }
+
     /// Takes over the frames that wait for nothing any more, after the group's own ones.
     fn take_over(&mut self, mut log_bytes: usize, gathered: &mut Gathered) -> Result<(), Stopped> {
         gathered.more_held = false;
+        self.make_way();
         if self.holding.is_empty() || self.has_given_up() {
             self.moved = Instant::now();
             return Ok(());
