@@ -17,12 +17,14 @@ use anabranch_core::batch::{Batch, BatchBuilder, NewRecord};
 use anabranch_core::frame::Commit;
 use anabranch_core::holding::{Everything, Holding, Settled};
 use anabranch_core::id::{BrokerId, Epoch, Origin, PartitionId, RegionName, StreamId};
+use anabranch_core::members::Members;
 use anabranch_core::mesh::Mesh;
 use anabranch_core::sequencer::{Publish, Sequencer};
 use anabranch_core::stability::Report;
 use anabranch_protocol::peer::block::{self, Item};
 use anabranch_protocol::peer::{PeerMessage, encode};
 use anabranch_tests::repository;
+use anabranch_tests::sim::founded_by;
 use bytes::{Bytes, BytesMut};
 
 /// Brokers that are linked with all others of them.
@@ -42,6 +44,7 @@ const REGIONS: [usize; 6] = [3, 7, 16, 50, 100, 175];
 struct Broker {
     sequencer: Sequencer,
     mesh: Mesh,
+    founders: Members,
     holding: Holding<()>,
     log: Vec<Commit>,
 }
@@ -98,15 +101,22 @@ fn links(regions: usize) -> Vec<Link> {
     links
 }
 
+fn region(at: usize) -> RegionName {
+    RegionName::parse(&format!("r{at}")).expect("it is in the alphabet")
+}
+
 fn broker(at: usize, regions: usize) -> Broker {
     let origin = Origin {
         broker: id(at),
         epoch: Epoch::new(1),
     };
-    let region = RegionName::parse(&format!("r{at}")).expect("it is in the alphabet");
+    let founders = founded_by((0..regions).map(|at| (id(at), region(at))));
+    let mut mesh = Mesh::new(id(at), region(at));
+    mesh.resume();
     Broker {
         sequencer: Sequencer::new(origin),
-        mesh: Mesh::new(id(at), region, regions - 1),
+        mesh,
+        founders,
         holding: Holding::default(),
         log: Vec::new(),
     }
@@ -163,7 +173,7 @@ impl Broker {
 
     fn settle(&mut self) {
         let report = self.sequencer.report();
-        self.mesh.advance(report, self.sequencer.members());
+        self.mesh.advance(report, &self.founders);
     }
 }
 

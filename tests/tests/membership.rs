@@ -120,6 +120,7 @@ async fn a_broker_writes_nothing_before_it_is_a_member() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_region_is_waited_for_no_more_and_resurrects_nothing() {
     let mut regions = with_rows(3).await;
+    stable(&regions, &[0, 1, 2]).await;
     regions.set(2, CUT);
     regions.put(2, "t", "only-there", "lost").await;
     regions.put(2, "t", "k12", "overwritten there").await;
@@ -131,18 +132,7 @@ async fn a_parked_region_is_waited_for_no_more_and_resurrects_nothing() {
     equal(&regions, &[0, 1], 6).await;
     let status = regions.status(0).await;
     assert_ne!(status["stable"], status["vector"]);
-    let answer = regions.end(0, "r2", "park").await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    for number in 0..2 {
-        eventually("not waited for", async || {
-            let status = regions.status(number).await;
-            let third = member(&status, "r2");
-            let gone = third["standing"] == "parked" && third["waited_for"] == false;
-            gone.then_some(())
-        })
-        .await;
-    }
-    stable(&regions, &[0, 1]).await;
+    park_the_third(&regions).await;
     // It comes back as if nothing had been.
     regions.set(2, Weather::default());
     regions.restart(2).await;
@@ -157,60 +147,75 @@ async fn a_parked_region_is_waited_for_no_more_and_resurrects_nothing() {
     equal(&regions, &[0, 1], 6).await;
     // Its directory is put aside, with what nobody else has, and it joins under a new id.
     regions.kill(2);
-    let data = regions.home(2).data();
-    let server = format!("http://{}", regions.broker(0).address());
-    let output = rejoin(&data, &server).await;
-    assert!(output.contains("\"stream\":\"t\""), "{output}");
-    let line: Value = serde_json::from_str(output.lines().next().unwrap()).unwrap();
-    let unsent = std::fs::read_to_string(line["file"].as_str().unwrap()).unwrap();
-    let keys: Vec<_> = unsent
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["key"].clone())
-        .collect();
+    let unsent = rejoin(&regions).await;
     // What it took before it was told is among them.
-    assert_eq!(keys[..2], [json!("only-there"), json!("k12")]);
-    assert!(keys[2..].iter().all(|key| key == "late"), "{keys:?}");
+    assert_eq!(unsent[..2], [json!("only-there"), json!("k12")]);
+    assert!(unsent[2..].iter().all(|key| key == "late"), "{unsent:?}");
     regions.restart_patiently(2).await;
     equal(&regions, &[0, 1, 2], 6).await;
     regions.put(2, "t", "back", "again").await;
     equal(&regions, &[0, 1, 2], 7).await;
     regions.delete(0, "t", "back").await;
     equal(&regions, &[0, 1, 2], 6).await;
-    // A parked one can be removed for good, and is not shown any more.
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_region_is_not_shown_and_another_takes_its_place() {
+    let mut regions = with_rows(3).await;
+    stable(&regions, &[0, 1, 2]).await;
     regions.kill(2);
-    let old = regions.status(1).await;
-    let parked = old["members"].as_array().unwrap().iter();
-    let parked = parked.filter(|member| member["standing"] == "parked");
-    let parked: Vec<_> = parked.map(|member| member["broker"].clone()).collect();
-    assert_eq!(parked.len(), 1, "{old}");
-    let answer = regions.end(1, parked[0].as_str().unwrap(), "remove").await;
-    assert_eq!(answer.json()["members"].as_array().unwrap().len(), 3);
+    park_the_third(&regions).await;
     let answer = regions.end(1, "r2", "remove").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.json()["members"].as_array().unwrap().len(), 2);
-    // A new one in its place gets what is there, and the deleted rows stay deleted.
+    // A new one gets what is there, and the deleted rows stay deleted.
     regions.join().await;
-    equal(&regions, &[0, 1, 3], 6).await;
+    equal(&regions, &[0, 1, 3], 10).await;
 }
 
-/// Runs the command; gives its standard output.
-async fn rejoin(data: &std::path::Path, server: &str) -> String {
+/// Parks it, which is down, and waits until nobody waits for it any more.
+async fn park_the_third(regions: &Regions) {
+    let answer = regions.end(0, "r2", "park").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    for number in 0..2 {
+        eventually("not waited for", async || {
+            let status = regions.status(number).await;
+            let third = member(&status, "r2");
+            let gone = third["standing"] == "parked" && third["waited_for"] == false;
+            gone.then_some(())
+        })
+        .await;
+    }
+    stable(regions, &[0, 1]).await;
+}
+
+/// Runs the command on the third one's folder; gives the keys of what nobody else has.
+async fn rejoin(regions: &Regions) -> Vec<Value> {
+    let server = format!("http://{}", regions.broker(0).address());
     let mut command = command();
     command
-        .args(["rejoin", "--json", "--server", server, "--data-dir"])
-        .arg(data);
+        .args(["rejoin", "--json", "--server", &server, "--data-dir"])
+        .arg(regions.home(2).data());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap());
     let output = output.await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
-    String::from_utf8(output.stdout).unwrap()
+    let output = String::from_utf8(output.stdout).unwrap();
+    let line: Value = serde_json::from_str(output.lines().next().unwrap()).unwrap();
+    assert_eq!(line["stream"], "t");
+    let unsent = std::fs::read_to_string(line["file"].as_str().unwrap()).unwrap();
+    let record = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+    unsent
+        .lines()
+        .map(|line| record(line)["key"].clone())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_broker_that_is_down_can_be_parked() {
     let regions = Regions::start(2, &[]).await;
     // Each has founded, and hears of the other.
-    regions.converged().await;
+    stable(&regions, &[0, 1]).await;
     for (name, why) in [
         ("r1", "is linked"),
         ("r0", "cannot park itself"),

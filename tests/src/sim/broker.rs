@@ -9,12 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Commit;
 use anabranch_core::holding::{Everything, Holding, Settled};
-use anabranch_core::id::{BrokerId, ClusterId, Epoch, Origin, PartitionId, Position, RegionName};
-use anabranch_core::members::{self, Members, Standing};
+use anabranch_core::id::{BrokerId, ClusterId, Position, RegionName};
+use anabranch_core::members::Members;
 use anabranch_core::mesh::Mesh;
 use anabranch_core::sequencer::{AcceptError, Foreign, Publish, Sequencer};
 use anabranch_core::stability::Rising;
-use anabranch_core::stream::StreamDefinition;
 use anabranch_core::vector::VersionVector;
 use anabranch_protocol::peer::block::Item;
 use anabranch_protocol::peer::{Heads, Hello};
@@ -27,6 +26,7 @@ use anabranch_storage::log::{
 };
 
 use super::agenda::{SECOND, Time};
+use super::founders::founded_by;
 use super::link::Side;
 use super::mutant::{self, Mutant};
 use super::table::Table;
@@ -162,27 +162,6 @@ pub(super) fn read_all(reader: &LogReader, from: Position) -> Result<Vec<Arc<Com
     Ok(all)
 }
 
-/// What the log of a cluster says that so many have founded.
-fn founders(count: usize) -> Members {
-    let mut scratch = Sequencer::new(Origin {
-        broker: id_of(count),
-        epoch: Epoch::new(1),
-    });
-    let say = |at| Publish {
-        stream: StreamDefinition::members().id(),
-        partition: PartitionId::new(0),
-        batch: members::batch(id_of(at), Standing::Active, &region_of(at), 1)
-            .expect("a small record fits"),
-    };
-    let said: Vec<_> = (0..count).map(say).collect();
-    let mut frame = scratch.open();
-    frame
-        .add(&said, &mut Vec::new())
-        .expect("nothing speaks against it");
-    let _ = frame.close(1);
-    scratch.members().clone()
-}
-
 fn region_of(at: usize) -> RegionName {
     RegionName::parse(&format!("r{at}")).expect("it is in the alphabet")
 }
@@ -210,7 +189,8 @@ impl Running {
         }
         let mut mesh = Mesh::new(id_of(at), region_of(at));
 
-        let founders = founders(expected + 1);
+        let all = (0..=expected).map(|at| (id_of(at), region_of(at)));
+        let founders = founded_by(all);
         mesh.advance(sequencer.report(), &founders);
         // All have known each other from the start.
         mesh.resume();

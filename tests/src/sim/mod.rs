@@ -13,6 +13,7 @@
 //! | `agenda` | virtual time |
 //! | `plan` | what a run is like, and what goes wrong |
 //! | `world` | all brokers, and what happens to them |
+//! | `founders` | a cluster that was founded before |
 //! | `load` | what clients do |
 //! | `wires` | links between the brokers, made, used and ended |
 //! | `faults` | what goes wrong, done |
@@ -31,6 +32,7 @@ mod broker;
 mod check;
 mod client;
 mod faults;
+mod founders;
 mod link;
 mod load;
 mod mutant;
@@ -42,6 +44,7 @@ mod verdict;
 mod wires;
 mod world;
 
+pub use founders::founded_by;
 pub use mutant::Mutant;
 pub use verdict::{Outcome, Violation};
 
