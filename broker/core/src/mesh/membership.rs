@@ -275,11 +275,14 @@ fn run(steps: &[Step]) -> (Vec<Broker>, Truth, u64) {
                 }
             }
             // By hand, so by nobody who was parked, and of one who is known.
-            Step::Park(0, whom) if whom != 0 && brokers[0].mesh.has_met_all() => {
-                if brokers[0].sequencer.members().is_active(id_of(whom)) && parked < 2 {
-                    parked += 1;
-                    brokers[0].say(id_of(whom), Standing::Parked, now, &mut truth);
-                }
+            Step::Park(0, whom)
+                if whom != 0
+                    && parked < 2
+                    && brokers[0].mesh.has_met_all()
+                    && brokers[0].sequencer.members().is_active(id_of(whom)) =>
+            {
+                parked += 1;
+                brokers[0].say(id_of(whom), Standing::Parked, now, &mut truth);
             }
             Step::Wait(ms) => now += ms,
             _ => {}

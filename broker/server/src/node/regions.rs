@@ -283,13 +283,7 @@ impl Regions {
     ) -> Result<Seat, Error> {
         let peer = hello.origin.broker;
         if peer == self.own.broker {
-            let why = match hello.origin == self.own {
-                true => "a broker cannot be its own peer; check --peer".to_owned(),
-                false => format!(
-                    "the peer has this broker's id {peer}: its data directory is a copy of this one; give one of them an empty directory"
-                ),
-            };
-            return Err(Error::new(Code::LinkRefused, why));
+            return Err(self.is_itself(hello));
         }
         let mut state = self.state.lock();
         state.check_seat(own, hello)?;
@@ -342,6 +336,17 @@ impl Regions {
         drop(state);
         self.note_change();
         Ok(seat)
+    }
+
+    fn is_itself(&self, hello: &Hello) -> Error {
+        let why = match hello.origin == self.own {
+            true => "a broker cannot be its own peer; check --peer".to_owned(),
+            false => format!(
+                "the peer has this broker's id {}: its data directory is a copy of this one; give one of them an empty directory",
+                self.own.broker
+            ),
+        };
+        Error::new(Code::LinkRefused, why)
     }
 
     fn lose(&self, peer: BrokerId, number: u64) {
