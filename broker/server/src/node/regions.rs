@@ -303,7 +303,6 @@ impl Regions {
         }
         let number = state.next_number;
         state.next_number += 1;
-        let holds = hello.vector();
         let asks = watch::Sender::new(Ask {
             held: VersionVector::EMPTY,
             of: BTreeSet::new(),
@@ -331,7 +330,7 @@ impl Regions {
             ended: link.ended.subscribe(),
         };
         state.links.insert(peer, link);
-        state.mesh.link(peer, hello.region.clone(), holds);
+        state.mesh.link(peer, hello.region.clone(), hello.vector());
         state.ask_anew();
         drop(state);
         self.note_change();
