@@ -209,7 +209,10 @@ async fn publishes_with_wrong_parameters_are_refused() {
     for (query, expected) in [
         ("partition=2", "AB1206 "),
         ("partition=x", "AB1007 partition=x"),
-        ("ack=never", "AB1007 ack=never: must be disk or memory"),
+        (
+            "ack=never",
+            "AB1007 ack=never: must be disk, memory, regions:N or region:NAME",
+        ),
         (
             "akc=disk",
             "AB1007 unknown query parameter \"akc\"; this route takes partition, ack",
