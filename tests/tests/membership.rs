@@ -175,8 +175,12 @@ async fn a_removed_region_is_not_shown_and_another_takes_its_place() {
 
 /// Parks it, which is down, and waits until nobody waits for it any more.
 async fn park_the_third(regions: &Regions) {
-    let answer = regions.end(0, "r2", "park").await;
-    assert_eq!(answer.status, 200, "{answer:?}");
+    // It is refused for as long as its link has not been noticed to be down.
+    eventually("parked", async || {
+        let answer = regions.end(0, "r2", "park").await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
     for number in 0..2 {
         eventually("not waited for", async || {
             let status = regions.status(number).await;

@@ -90,6 +90,9 @@ impl Mesh {
 
     /// Looks how far the founding is.
     fn found(&mut self) {
+        if self.founding == Founding::Complete {
+            return;
+        }
         let mut met = self.met.iter();
         let all_are_members = self.knows_all
             && self.members.is_active(self.own)
@@ -98,13 +101,12 @@ impl Mesh {
         let own = applied.filter(|(origin, _)| origin.broker == self.own);
         let own_frames = own.map(|(_, sequence)| sequence.get()).sum();
         match self.founding {
-            Founding::Complete => {}
             _ if !all_are_members => self.founding = Founding::Open,
             // There is nobody to tell.
             _ if self.met.is_empty() => self.complete(),
             Founding::Open => self.founding = Founding::Known { own_frames },
             Founding::Known { own_frames: then } if own_frames > then => self.complete(),
-            Founding::Known { .. } => {}
+            Founding::Known { .. } | Founding::Complete => {}
         }
     }
 
