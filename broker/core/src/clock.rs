@@ -42,7 +42,8 @@ impl HybridTimestamp {
     /// The stamp of record `index` of a frame that has this stamp.
     #[must_use]
     pub const fn of_record(self, index: u32) -> Self {
-        Self(self.0 + index as u64)
+        // A stamp at the end of time is refused as one that is ahead, wherever it comes from.
+        Self(self.0.saturating_add(index as u64))
     }
 }
 

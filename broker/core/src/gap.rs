@@ -52,6 +52,9 @@ pub struct GapPart {
     pub records: u64,
 }
 
+/// The greatest sequence that a gap may reach: at a million frames a second it takes two thousand years.
+const MOST_FRAMES: u64 = 1 << 56;
+
 impl Gap {
     /// The last frame.
     #[must_use]
@@ -129,9 +132,11 @@ impl Gap {
                 records: reader.varint()?,
             });
         }
+        // A peer that claims more than any log ever holds would use up the numbers of this one.
+        let is_plausible = |end: u64| end <= MOST_FRAMES;
         let in_range = first > 0
             && frames > 0
-            && first.checked_add(frames).is_some()
+            && first.checked_add(frames).is_some_and(is_plausible)
             && position.get().checked_add(frames).is_some()
             && parts
                 .iter()

@@ -112,7 +112,7 @@ codes! {
     TooManyConnections "AB2202" 503 retry "too many connections"
     NoCredit           "AB2203" 503 retry "credit never granted"
     TokenNotReached    "AB3101" 504 retry "token not reached in time"
-    RegionsNotReached  "AB3102" 504 retry "regions not reached in time"
+    RegionsNotReached  "AB3102" 504 final "regions not reached in time"
     Foreign            "AB4001" 403 final "refused for this origin or host"
     OtherRegion        "AB4002" 403 final "the stream is kept in other regions"
     DuplicateLink      "AB4101" 409 retry "this link exists already"

@@ -54,7 +54,13 @@ fn check(regions: &Regions, broker: &str) -> Result<(), Failure> {
             "broker {broker} is a member of the cluster and not parked: start it as it is, and it catches up; to give up what it has not shipped, first: anabranch regions park {broker}"
         )
         .into()),
-        _ => Ok(()),
+        Some(_) => Ok(()),
+        // A removed one is not listed any more.
+        None if regions.vector.keys().any(|origin| origin.starts_with(broker)) => Ok(()),
+        None => Err(anyhow::anyhow!(
+            "the broker that was asked has never heard of broker {broker}; give one of its cluster with --server"
+        )
+        .into()),
     }
 }
 

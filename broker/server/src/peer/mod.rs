@@ -24,6 +24,7 @@ mod wire;
 
 use std::sync::Arc;
 
+use anabranch_protocol::error::Code;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -71,7 +72,11 @@ pub(crate) async fn accept(node: Arc<Node>, listener: TcpListener, common: Commo
                 let (node, common) = (Arc::clone(&node), common.clone());
                 links.spawn(async move {
                     let ended = link::run(&node, stream, (Dialled::There, None), &common).await;
-                    tracing::info!(%from, reason = %ended, "link from a peer ended");
+                    if ended.code() == Some(Code::DuplicateLink) {
+                        tracing::debug!(%from, reason = %ended, "link from a peer ended");
+                    } else {
+                        tracing::info!(%from, reason = %ended, "link from a peer ended");
+                    }
                 });
             }
             Err(error) => {

@@ -85,8 +85,9 @@ impl Regions {
             entry: self.entry.borrow().clone(),
             stable: mesh.stable(),
             left: members.iter().map(|(id, _)| id).filter(has_left).collect(),
-            lacks: (members.iter().map(|(id, _)| id))
-                .filter(|id| *id != self.own.broker)
+            lacks: (members.iter())
+                .filter(|(id, member)| *id != self.own.broker && !member.has_ended())
+                .map(|(id, _)| id)
                 .map(|id| (id, state.lacks(id)))
                 .collect(),
             members,
