@@ -6,7 +6,7 @@
 //! program does with threads and sockets is done here with events; and rows are kept in a map, by
 //! the rules of the tables.
 //!
-//! After every step checkers compare with what is so: see [`verdict`].
+//! After every step checkers compare with what is so: see `verdict`.
 //!
 //! | module | holds |
 //! |---|---|
