@@ -33,6 +33,8 @@ pub struct Mesh {
     /// Whether all that were named were met, see [`Mesh::know_all`].
     knows_all: bool,
     founding: Founding,
+    /// Who alone is asked for everything, until this is held: nothing moved before.
+    only: Option<(BrokerId, VersionVector)>,
 }
 
 /// How far it is known who may write. A cluster may be founded by several brokers at once, each with
@@ -63,6 +65,7 @@ impl Mesh {
             left: BTreeSet::new(),
             knows_all: false,
             founding: Founding::Open,
+            only: None,
         }
     }
 
@@ -123,7 +126,7 @@ impl Mesh {
     pub fn may_have_dropped(&self) -> bool {
         let own = self.members.get(self.own);
         let promises = self.reports.values();
-        self.has_met_all()
+        self.is_founded()
             || own.is_some_and(Member::is_admitted)
             || promises
                 .into_iter()
@@ -134,7 +137,7 @@ impl Mesh {
     pub fn link(&mut self, peer: BrokerId, region: RegionName, holds: VersionVector) {
         self.regions.insert(peer, region);
         // Who is no member of a cluster that is founded writes nothing before the log says that it is.
-        if !self.has_met_all() || self.members.get(peer).is_some() {
+        if !self.is_founded() || self.members.get(peer).is_some() {
             self.meet(peer);
         }
         self.found();
@@ -256,6 +259,8 @@ impl Mesh {
 
     /// A peer may not hold a part of what it was asked for, see [`Peers::withhold`].
     pub fn withhold(&mut self, peer: BrokerId, origin: Origin, from: Sequence) {
+        // It cannot ship all, as it turns out.
+        self.only.take_if(|(only, _)| *only == peer);
         self.peers.withhold(peer, origin, from);
     }
 
@@ -265,10 +270,11 @@ impl Mesh {
         self.peers.is_withheld(self.stability.applied())
     }
 
-    /// Whether asks are to be made anew, see [`Peers::may_resume`].
+    /// Whether asks are to be made anew after something came: since one peer alone was asked, or as
+    /// [`Peers::may_resume`] says.
     #[must_use]
     pub fn may_resume(&self) -> bool {
-        self.peers.may_resume(self.stability.applied())
+        self.only.is_some() || self.peers.may_resume(self.stability.applied())
     }
 
     /// Who has to be asked again for whose frames, see [`Peers::take_stopped`].
@@ -280,26 +286,51 @@ impl Mesh {
     /// What to ask each linked peer for.
     #[must_use]
     pub fn asks(&mut self) -> BTreeMap<BrokerId, Ask> {
-        self.peers.asks(self.stability.applied())
+        let held = self.stability.applied();
+        self.only
+            .take_if(|(peer, goal)| held.covers(goal) || !self.peers.reaches(*peer));
+        let mut asks = self.peers.asks(held);
+        if let Some((only, _)) = self.only {
+            let everybody = self.everybody();
+            for (peer, ask) in &mut asks {
+                match *peer == only {
+                    true => ask.of.clone_from(&everybody),
+                    false => ask.of.clear(),
+                }
+            }
+        }
+        asks
     }
 
     /// All brokers of whom somebody linked has frames.
-    #[must_use]
-    pub fn everybody(&self) -> BTreeSet<BrokerId> {
+    fn everybody(&self) -> BTreeSet<BrokerId> {
         let held = self.peers.reachable().flat_map(|(_, holds)| holds.iter());
         held.map(|(origin, _)| origin.broker).collect()
     }
 
-    /// Whom to ask for everything when nothing moves, see [`Peers::ask_one`].
-    #[must_use]
-    pub fn ask_one(&self) -> Option<(BrokerId, Ask)> {
-        self.peers.ask_one(self.stability.applied())
+    /// Nothing moves: from now on one peer alone is asked, for everything, until what it has said that
+    /// it holds is here; see [`Peers::ask_one`]. Which one it is.
+    pub fn ask_one(&mut self) -> Option<BrokerId> {
+        let most = self.peers.ask_one(self.stability.applied());
+        self.only = most.map(|(peer, _)| {
+            let report = self.reports.get(&peer);
+            let goal = report.map(|report| report.applied.clone());
+            (peer, goal.unwrap_or_default())
+        });
+        self.only.as_ref().map(|(peer, _)| *peer)
     }
 
-    /// Whether enough is known of the others for anything to be stable. Who joins learns who the
-    /// others are from what comes before the record that makes it a member.
+    /// These frames will not come: who alone is asked for everything is not asked for them.
+    pub fn give_up(&mut self, lost: impl Fn(Origin) -> bool) {
+        if let Some((_, goal)) = &mut self.only {
+            *goal = goal.iter().filter(|(origin, _)| !lost(*origin)).collect();
+        }
+    }
+
+    /// Whether this broker is a member of a cluster that is founded, so that something can be stable. Who
+    /// joins learns who the others are from what comes before the record that makes it a member.
     #[must_use]
-    pub fn has_met_all(&self) -> bool {
+    pub fn is_founded(&self) -> bool {
         self.members.is_active(self.own) && self.founding == Founding::Complete
     }
 
@@ -340,7 +371,7 @@ impl Mesh {
     /// Every frame to come, from anybody, is stamped later.
     #[must_use]
     pub fn watermark(&self) -> HybridTimestamp {
-        match self.has_met_all() {
+        match self.is_founded() {
             true => self.stability.watermark(),
             false => HybridTimestamp::ZERO,
         }

@@ -132,8 +132,6 @@ pub(super) struct Running {
     rising: Rising,
     /// When a frame of another broker was last taken over, or nothing waited.
     moved: Time,
-    /// Who alone is asked for everything, until this is held: nothing moved before.
-    only: Option<(BrokerId, VersionVector)>,
     /// The start could not prove the log whole: peers may hold what it has lost.
     pub(super) fetching: bool,
     pub(super) mutant: Option<Mutant>,
@@ -216,7 +214,6 @@ impl Running {
             sides: BTreeMap::new(),
             rising: Rising::default(),
             moved: 0,
-            only: None,
             fetching,
             mutant,
         };
@@ -430,7 +427,7 @@ impl Running {
     /// Tells the mesh and the table, after what was found in the run has been checked.
     pub(super) fn advance(&mut self, run: Vec<Arc<Commit>>) -> Result<(), Down> {
         self.mesh.advance(self.sequencer.report(), &self.founders);
-        if self.only.is_some() {
+        if self.mesh.may_resume() {
             self.ask_anew();
         }
         self.settle();
@@ -480,38 +477,16 @@ impl Running {
 
     /// The links that are to ask for something else from now on.
     pub(super) fn ask_anew(&mut self) {
-        let asks = self.asks();
+        let asks = self.mesh.asks();
         self.tell_asks(asks, false);
     }
 
     /// Nothing moves: one peer is asked for everything, since what several ship may wait for each
     /// other.
     fn ask_one(&mut self) {
-        self.only = self.mesh.ask_one().map(|(peer, _)| {
-            let goal = self.mesh.report(peer).map(|report| report.applied.clone());
-            (peer, goal.unwrap_or_default())
-        });
-        let asks = self.asks();
+        self.mesh.ask_one();
+        let asks = self.mesh.asks();
         self.tell_asks(asks, true);
-    }
-
-    fn asks(&mut self) -> BTreeMap<BrokerId, Ask> {
-        let linked: Vec<_> = self.linked().into_keys().map(id_of).collect();
-        if let Some((peer, goal)) = &self.only
-            && (self.mesh.applied().covers(goal) || !linked.contains(peer))
-        {
-            self.only = None;
-        }
-        let mut asks = self.mesh.asks();
-        if let Some((peer, _)) = &self.only {
-            for (asked, ask) in &mut asks {
-                match asked == peer {
-                    true => ask.of = self.mesh.everybody(),
-                    false => ask.of.clear(),
-                }
-            }
-        }
-        asks
     }
 
     fn tell_asks(&mut self, asks: BTreeMap<BrokerId, Ask>, again: bool) {

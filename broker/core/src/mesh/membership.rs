@@ -268,7 +268,7 @@ fn run(steps: &[Step]) -> (Vec<Broker>, Truth, u64) {
             }
             Step::Admit(by, whom) if by != whom && brokers[by].may_write() => {
                 // As long as a cluster is being founded nobody is admitted.
-                let founded = brokers[by].mesh.has_met_all();
+                let founded = brokers[by].mesh.is_founded();
                 let is_none = brokers[by].sequencer.members().get(id_of(whom)).is_none();
                 if founded && is_none && !may_not_bring(&brokers[by], &brokers[whom]) {
                     brokers[by].say(id_of(whom), Standing::Active, now, &mut truth);
@@ -278,7 +278,7 @@ fn run(steps: &[Step]) -> (Vec<Broker>, Truth, u64) {
             Step::Park(0, whom)
                 if whom != 0
                     && parked < 2
-                    && brokers[0].mesh.has_met_all()
+                    && brokers[0].mesh.is_founded()
                     && brokers[0].sequencer.members().is_active(id_of(whom)) =>
             {
                 parked += 1;

@@ -115,8 +115,6 @@ struct State {
     rising: Rising,
     /// Origins whose frames are not taken any more, and why.
     forks: BTreeMap<Origin, String>,
-    /// Who alone is asked for everything, until this is held: nothing moved before.
-    only: Option<(BrokerId, VersionVector)>,
     /// The start could not prove the log whole: peers may hold frames of this broker that it has lost.
     fetching: bool,
 }
@@ -139,8 +137,7 @@ pub(crate) struct Regions {
     /// Raised when links or members change.
     changed: watch::Sender<u64>,
     tables: Tables,
-    /// Brokers that have to be met before anything counts as stable; `None` where this broker is
-    /// alone.
+    /// How many peers are named; `None` where this broker is alone and takes no links.
     expected: Option<usize>,
 }
 
@@ -205,7 +202,6 @@ impl Regions {
             expecting: expecting::Expecting::default(),
             rising: Rising::default(),
             forks: BTreeMap::new(),
-            only: None,
             fetching: is_unproven && expected.is_some(),
         };
         let entry = match expected {
@@ -389,7 +385,7 @@ impl Regions {
         if others || state.fetching {
             self.note_change();
         }
-        if state.only.is_some() || state.mesh.may_resume() {
+        if state.mesh.may_resume() {
             state.ask_anew();
         }
         self.settle(state);
@@ -458,9 +454,7 @@ impl Regions {
         tracing::error!(%origin, %what, code = Code::Forked.code(), "a broker's log has forked, its frames are not taken over");
         metrics::counter!("anabranch_forked_origins_total").increment(1);
         state.forks.insert(origin, format!("{origin}: {what}"));
-        if let Some((peer, goal)) = state.only.take() {
-            state.only = Some((peer, state.without_forked(&goal)));
-        }
+        state.give_up_forked();
     }
 }
 
@@ -470,17 +464,6 @@ impl State {
         if let Some(watermark) = self.rising.arrive(applied) {
             tables.raise_watermark(watermark);
         }
-    }
-
-    /// What can be taken over of this: frames of an origin that has forked, and those that follow them
-    /// in later epochs, never are.
-    fn without_forked(&self, vector: &VersionVector) -> VersionVector {
-        let is_forked = |origin: Origin| {
-            let mut forked = self.forks.keys();
-            forked.any(|fork| fork.broker == origin.broker && *fork <= origin)
-        };
-        let rest = vector.iter().filter(|(origin, _)| !is_forked(*origin));
-        rest.collect()
     }
 
     /// Notes what others lack of what is here, and this broker of what is there.

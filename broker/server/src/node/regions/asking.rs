@@ -1,8 +1,7 @@
 //! Who is asked for what, and when again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, Origin, Sequence};
 
 use super::{Regions, State};
@@ -11,12 +10,9 @@ impl Regions {
     /// Nothing moves: asks one peer for everything, since what several ship may wait for each other.
     pub(in crate::node) fn ask_one(&self) {
         let mut state = self.state.lock();
-        state.only = state.mesh.ask_one().map(|(peer, _)| {
-            let report = state.mesh.report(peer);
-            let goal = report.map(|report| state.without_forked(&report.applied));
-            (peer, goal.unwrap_or_default())
-        });
-        if let Some((peer, _)) = &state.only {
+        let peer = state.mesh.ask_one();
+        state.give_up_forked();
+        if let Some(peer) = peer {
             tracing::warn!(%peer, "frames of several peers wait for each other: one is asked for all of them");
         }
         state.ask_again();
@@ -30,7 +26,7 @@ impl Regions {
     /// What one peer has shipped and was not taken is asked for again.
     pub(in crate::node) fn ask_peer_again(&self, peer: BrokerId) {
         let mut state = self.state.lock();
-        let ask = state.asks().remove(&peer);
+        let ask = state.mesh.asks().remove(&peer);
         if let (Some(ask), Some(link)) = (ask, state.links.get(&peer)) {
             link.asks.send_replace(ask);
         }
@@ -48,10 +44,6 @@ impl Regions {
         tracing::info!(%peer, %origin, %from, "a peer may not hold a part of what it was asked for");
         let mut state = self.state.lock();
         state.mesh.withhold(peer, origin, from);
-        if state.only.as_ref().is_some_and(|(only, _)| *only == peer) {
-            // It cannot ship all, as it turns out.
-            state.only = None;
-        }
         state.ask_anew();
     }
 
@@ -64,7 +56,7 @@ impl Regions {
 impl State {
     /// Tells the links whose peers are to be asked for something else from now on.
     pub(super) fn ask_anew(&mut self) {
-        let asks = self.asks();
+        let asks = self.mesh.asks();
         let stopped = self.mesh.take_stopped();
         for (peer, ask) in asks {
             if let Some(link) = self.links.get(&peer) {
@@ -83,7 +75,7 @@ impl State {
 
     /// Asks all again, for what they may have shipped already.
     fn ask_again(&mut self) {
-        let asks = self.asks();
+        let asks = self.mesh.asks();
         let _all_are_asked = self.mesh.take_stopped();
         for (peer, ask) in asks {
             if let Some(link) = self.links.get(&peer) {
@@ -92,21 +84,12 @@ impl State {
         }
     }
 
-    fn asks(&mut self) -> BTreeMap<BrokerId, Ask> {
-        if let Some((peer, goal)) = &self.only
-            && (self.mesh.applied().covers(goal) || !self.links.contains_key(peer))
-        {
-            self.only = None;
-        }
-        let mut asks = self.mesh.asks();
-        if let Some((peer, _)) = &self.only {
-            for (asked, ask) in &mut asks {
-                match asked == peer {
-                    true => ask.of = self.mesh.everybody(),
-                    false => ask.of.clear(),
-                }
-            }
-        }
-        asks
+    /// Frames of an origin that has forked, and of its broker's later ones, will not come.
+    pub(super) fn give_up_forked(&mut self) {
+        let Self { mesh, forks, .. } = self;
+        mesh.give_up(|origin| {
+            let mut forked = forks.keys();
+            forked.any(|fork| fork.broker == origin.broker && *fork <= origin)
+        });
     }
 }

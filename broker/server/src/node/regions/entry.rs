@@ -137,7 +137,7 @@ impl Regions {
                 ));
             }
         };
-        if !state.mesh.has_met_all() {
+        if !state.mesh.is_founded() {
             return refused(
                 "the cluster is being founded: not all that are named as peers were met".to_owned(),
             );
@@ -208,7 +208,7 @@ impl State {
     /// Linked brokers that are no members, and of whom no frame that is on its way says that they
     /// are.
     fn strangers(&self) -> Vec<(BrokerId, RegionName)> {
-        if !self.mesh.has_met_all() {
+        if !self.mesh.is_founded() {
             // Who joins learns from the record that makes it a member who the others are.
             return Vec::new();
         }
