@@ -118,6 +118,14 @@ impl Http {
         self.send("GET", path, &[], "").await
     }
 
+    /// What `/metrics` says of a metric without labels; `None` while nothing was counted.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        let answer = self.get("/metrics").await;
+        let text = String::from_utf8_lossy(&answer.body);
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
     /// `GET`, of what must be there, as JSON.
     ///
     /// # Panics

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anabranch_protocol::error::Code;
 use anabranch_protocol::record::Record;
 use anabranch_protocol::ws::KeyFilter;
-use anabranch_tests::condition::soon;
+use anabranch_tests::condition::{eventually, soon};
 use anabranch_tests::follow::{Came, Follower};
 use anabranch_tests::wire::subscribe;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,6 +17,9 @@ const ONE_SECOND: &str = "limits.credit_timeout_seconds=1";
 
 /// Rows of a table that is many times as large as what is read ahead of a subscriber.
 const ROWS: usize = 200;
+
+/// Tables that a broker reads whole at the same time.
+const READERS: u32 = 4;
 
 async fn publish(scene: &Scene, count: u32) {
     let mut wire = scene.broker.connect().await;
@@ -137,17 +140,27 @@ async fn readers_of_a_table_that_take_no_rows_make_room_for_others() {
         wire.publish("rows", put).await;
     }
     let mut slow = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..READERS {
         let mut without = subscribe(1, "rows", "table");
         without.credit = 0;
         slow.push(Follower::start(scene.broker.address(), without).await);
     }
+    let http = scene.broker.http();
+    let readers = async || http.metric("anabranch_table_readers").await;
+    eventually("all places are taken", async || {
+        (readers().await == Some(f64::from(READERS))).then_some(())
+    })
+    .await;
     let mut quick = Follower::start(scene.broker.address(), subscribe(1, "rows", "table")).await;
     let took = Instant::now();
     let (rows, _) = quick.table().await;
     assert_eq!(rows.len(), ROWS);
     let took = took.elapsed();
     assert!(took < Duration::from_secs(20), "{took:?}");
+    eventually("all were let go", async || {
+        (readers().await == Some(0.0)).then_some(())
+    })
+    .await;
     for follower in &mut slow {
         follower.grant(1 << 40).await;
         let ended = loop {

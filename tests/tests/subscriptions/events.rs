@@ -199,12 +199,8 @@ async fn readers_that_go_away_leave_nothing_behind() {
     }
     let http = broker.http();
     anabranch_tests::condition::eventually("nobody left", async || {
-        let metrics = http.get("/metrics").await;
-        let text = String::from_utf8_lossy(&metrics.body).into_owned();
-        let open = text
-            .lines()
-            .find(|line| line.starts_with("anabranch_connections "));
-        open.is_some_and(|line| line.ends_with(" 1")).then_some(())
+        let open = http.metric("anabranch_connections").await;
+        (open == Some(1.0)).then_some(())
     })
     .await;
     let stopped = tokio::time::timeout(Duration::from_secs(20), broker.stop());

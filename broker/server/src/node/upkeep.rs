@@ -229,6 +229,10 @@ fn describe() {
         "Bytes of the image above the tables' files"
     );
     describe_gauge!("anabranch_table_disk_bytes", "Bytes of the tables' files");
+    describe_gauge!(
+        "anabranch_table_readers",
+        "Subscribers that are reading a whole table now"
+    );
 }
 
 impl Running {

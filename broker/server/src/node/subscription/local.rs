@@ -16,7 +16,8 @@ use anabranch_protocol::error::Code;
 use anabranch_protocol::position::From;
 use anabranch_storage::log::Filter;
 use anabranch_storage::tables::Page;
-use tokio::sync::mpsc;
+use metrics::{Gauge, gauge};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
 use super::{Ahead, Event, Followed, Given, STEP_BYTES};
@@ -30,6 +31,29 @@ enum Stage {
     /// Rows come through here from a thread that reads the table.
     Rows(mpsc::Receiver<RowsEvent>),
     Frames,
+}
+
+/// One of the few that may read whole tables at the same time.
+struct Reading {
+    _permit: OwnedSemaphorePermit,
+    readers: Gauge,
+}
+
+impl Reading {
+    fn begin(permit: OwnedSemaphorePermit) -> Self {
+        let readers = gauge!("anabranch_table_readers");
+        readers.increment(1.0);
+        Self {
+            _permit: permit,
+            readers,
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.readers.decrement(1.0);
+    }
 }
 
 enum RowsEvent {
@@ -134,7 +158,10 @@ impl Local {
         let handle = tokio::runtime::Handle::current();
         tokio::spawn(async move {
             // Each holds a thread and a moment of the table, so only so many read at once.
-            let permit = Arc::clone(&running.snapshots).acquire_owned().await;
+            let Ok(permit) = Arc::clone(&running.snapshots).acquire_owned().await else {
+                return;
+            };
+            let reading = Reading::begin(permit);
             running.wait_applied(running.reader.next_position()).await;
             let read = move || {
                 let too_slow = Cell::new(false);
@@ -160,7 +187,7 @@ impl Local {
                 if !too_slow.get() {
                     let _ = pass_on(last);
                 }
-                drop(permit);
+                drop(reading);
             };
             if tokio::task::spawn_blocking(read).await.is_err() {
                 tracing::error!("reading a table panicked");
