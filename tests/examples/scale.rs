@@ -211,7 +211,7 @@ fn ship(link: &mut Link, log: &[Commit], sum: &mut Said) -> Bytes {
 }
 
 fn report(link: &Link, from: &Broker, ticks_ms: f64, sum: &mut Said) -> Vec<Report> {
-    let reports = from.mesh.reports(&link.of);
+    let reports = from.mesh.news(Some(&link.of), false).reports;
     let mut message = BytesMut::new();
     encode(&PeerMessage::Reports(reports.clone()), &mut message);
     let bytes = message.len() as f64;
@@ -257,7 +257,7 @@ fn state_kilobytes(broker: &Broker, regions: usize) -> f64 {
     let all = (0..regions).map(id).collect();
     let mut reports = BytesMut::new();
     encode(
-        &PeerMessage::Reports(broker.mesh.reports(&all)),
+        &PeerMessage::Reports(broker.mesh.news(Some(&all), false).reports),
         &mut reports,
     );
     (broker.sequencer.checkpoint().len() + reports.len()) as f64 / 1000.0

@@ -18,6 +18,7 @@
 //! | [`partitioner`] | which partition a key belongs to |
 //! | [`producer`] | idempotent producers: a retried publish counts once |
 //! | [`quorum`] | in which regions a write has to be before it is acknowledged |
+//! | [`recall`] | what a broker may have forgotten of what it reported |
 //! | [`sequencer`] | publishes in, one frame out: the only place that assigns sequences |
 //! | [`exchange`] | whom to ask for which frames |
 //! | [`holding`] | frames that came before what they follow |
@@ -50,6 +51,7 @@ pub mod mesh;
 pub mod partitioner;
 pub mod producer;
 pub mod quorum;
+pub mod recall;
 pub mod residency;
 pub mod sequencer;
 pub mod stability;

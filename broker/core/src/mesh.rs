@@ -11,6 +11,7 @@ use crate::clock::HybridTimestamp;
 use crate::exchange::{Ask, Peers};
 use crate::id::{BrokerId, Origin, RegionName, Sequence};
 use crate::members::{Member, Members};
+use crate::recall::{Recall, Recalls};
 use crate::stability::{Report, Stability};
 use crate::vector::VersionVector;
 
@@ -35,6 +36,19 @@ pub struct Mesh {
     founding: Founding,
     /// Who alone is asked for everything, until this is held: nothing moved before.
     only: Option<(BrokerId, VersionVector)>,
+    /// Who has to fetch what it may have forgotten before it writes.
+    recalls: Recalls,
+}
+
+/// What a broker has to tell its peers.
+#[derive(Clone, Debug, Default)]
+pub struct News {
+    /// What brokers have applied.
+    pub reports: Vec<Report>,
+    /// What brokers ask that may have forgotten what they reported, with the answers so far.
+    pub recalls: Vec<Recall>,
+    /// What is held here, while this broker does not report it.
+    pub held: Option<VersionVector>,
 }
 
 /// How far it is known who may write. A cluster may be founded by several brokers at once, each with
@@ -66,7 +80,36 @@ impl Mesh {
             knows_all: false,
             founding: Founding::Open,
             only: None,
+            recalls: Recalls::new(own),
         }
+    }
+
+    /// This broker may have forgotten what it has reported: it asks all others what they hold.
+    pub fn recall(&mut self, origin: Origin) {
+        self.recalls.ask(origin);
+    }
+
+    /// Whether it asks others what they hold.
+    #[must_use]
+    pub fn recalls_itself(&self) -> bool {
+        self.recalls.asks()
+    }
+
+    /// Whether it holds what all members held when they were asked, or has not asked.
+    #[must_use]
+    pub fn is_recalled(&self) -> bool {
+        self.recalls.is_over(&self.members, self.applied())
+    }
+
+    /// This broker writes: it has what it asked for, or does not wait for it any more.
+    pub fn end_recall(&mut self) {
+        self.recalls.end();
+    }
+
+    /// Somebody asks, or knows more answers. Whether that is something to pass on.
+    pub fn hear_recall(&mut self, recall: Recall) -> bool {
+        let applied = self.stability.applied();
+        self.recalls.hear(recall, applied)
     }
 
     /// What was found out before is so still: all that may write are members by this log.
@@ -163,6 +206,7 @@ impl Mesh {
             self.meet(origin.broker);
         }
         self.stability.advance(&report.applied, report.promise);
+        self.recalls.advance(&report.applied);
         self.found();
         let promise = match self.founding {
             Founding::Complete => self.stability.promise(),
@@ -235,6 +279,14 @@ impl Mesh {
             self.left.insert(broker);
             self.stability.leave(broker);
             self.reports.remove(&broker);
+        }
+    }
+
+    /// A linked peer that fetches what it has lost says what it holds, so that others can have that
+    /// from it. It is no report: its frames to come need not follow it yet.
+    pub fn hear_held(&mut self, peer: BrokerId, held: VersionVector) {
+        if self.peers.reaches(peer) {
+            self.peers.reach(peer, held);
         }
     }
 
@@ -383,12 +435,22 @@ impl Mesh {
         self.reports.get(&broker)
     }
 
-    /// The newest reports of these brokers, and the own one.
+    /// What there is to tell a peer: the newest reports of these brokers, or of all, and the own one.
+    /// A broker that fetches what it has lost says what it holds instead of that. A report counts once
+    /// the own frames in it are there, and those that were lost here may still be on their way to
+    /// somebody, and follow less.
     #[must_use]
-    pub fn reports(&self, of: &BTreeSet<BrokerId>) -> Vec<Report> {
-        let wanted = |broker: &BrokerId| *broker == self.own || of.contains(broker);
+    pub fn news(&self, of: Option<&BTreeSet<BrokerId>>, is_fetching: bool) -> News {
+        let wanted = |broker: &BrokerId| match *broker == self.own {
+            true => !is_fetching,
+            false => of.is_none_or(|of| of.contains(broker)),
+        };
         let reports = self.reports.iter().filter(|(broker, _)| wanted(broker));
-        reports.map(|(_, report)| report.clone()).collect()
+        News {
+            reports: reports.map(|(_, report)| report.clone()).collect(),
+            recalls: self.recalls.all().cloned().collect(),
+            held: is_fetching.then(|| self.applied().clone()),
+        }
     }
 
     /// The regions in which a broker has said that it holds a frame, this one included.

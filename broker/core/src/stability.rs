@@ -5,8 +5,8 @@
 //! had not written yet, so it counts once all that it had, under whatever epoch, has been applied
 //! here too. Used earlier it is unsound: a frame that is on its way follows less.
 //!
-//! A member must not forget what it has reported. One that does, since it was restored from a
-//! backup, has to join anew.
+//! A member must not forget what it has reported. One that may have, since it was restored from a
+//! backup, asks the others before it writes: [`recall`](crate::recall).
 
 use std::collections::BTreeMap;
 

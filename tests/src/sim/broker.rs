@@ -197,6 +197,9 @@ impl Running {
                 // Nothing was written since the log was found not to be whole.
                 last != sequencer.origin().epoch
             });
+        if fetching {
+            mesh.recall(sequencer.origin());
+        }
         let mut running = Self {
             at,
             heads: Heads::new(),
@@ -206,7 +209,8 @@ impl Running {
             holding: Holding::default(),
             mesh,
             founders,
-            heard: 0,
+            // What it asks the others is to be said.
+            heard: u64::from(fetching),
             table,
             inbox: VecDeque::new(),
             syncing: None,
@@ -228,28 +232,38 @@ impl Running {
             .collect();
     }
 
-    /// Whether it may write. Not before it holds what its peers do, if it may have lost something: it
+    /// Whether it may write. Not before it holds what the others do, if it may have lost something: it
     /// has reported that, so whatever it writes has to follow it.
-    pub(super) fn may_write(&mut self, neighbours: usize) -> bool {
+    pub(super) fn may_write(&mut self) -> bool {
         if self.fetching {
-            let held = self.vector();
-            let own = id_of(self.at);
-            let holds = |theirs: &VersionVector| match self.mutant {
-                Some(Mutant::FetchOwnTailOnly) => theirs
-                    .iter()
-                    .filter(|(origin, _)| origin.broker == own)
-                    .all(|(origin, sequence)| held.contains(origin, sequence)),
-                Some(Mutant::ReuseSequence) => true,
-                _ => held.covers(theirs),
+            self.fetching = !match self.mutant {
+                Some(Mutant::FetchOwnTailOnly) => self.has_own_tail(),
+                Some(Mutant::ReuseSequence) => self.sides.values().any(Side::is_seated),
+                _ => self.mesh.is_recalled(),
             };
-            let seated = self.sides.values().filter(|side| side.is_seated());
-            let has_all = seated.clone().count() >= neighbours;
-            self.fetching = !(has_all && seated.clone().all(|side| holds(&side.theirs)));
             if !self.fetching {
+                self.mesh.end_recall();
                 self.settle();
             }
         }
         !self.fetching
+    }
+
+    /// Whether somebody is linked, and all is here that those that are had of this broker's own.
+    fn has_own_tail(&self) -> bool {
+        let held = self.vector();
+        let own = id_of(self.at);
+        let mut seated = self
+            .sides
+            .values()
+            .filter(|side| side.is_seated())
+            .peekable();
+        seated.peek().is_some()
+            && seated.all(|side| {
+                let theirs = side.theirs.iter();
+                let mut of_it = theirs.filter(|(origin, _)| origin.broker == own);
+                of_it.all(|(origin, sequence)| held.contains(origin, sequence))
+            })
     }
 
     /// What is durable.

@@ -9,11 +9,11 @@ use anabranch_core::id::{BrokerId, Position};
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
 use anabranch_protocol::peer::block::{self, Item};
-use anabranch_protocol::peer::{Hello, PeerMessage};
+use anabranch_protocol::peer::{Hello, PeerMessage, Told};
 use anabranch_storage::log::Shipped;
 use bytes::{Bytes, BytesMut};
 
-use super::agenda::{MS, Time};
+use super::agenda::{MS, SECOND, Time};
 use super::broker::{Down, Request, Running, Ticket, id_of};
 use super::mutant::{self, Mutant};
 use super::verdict::Violation;
@@ -26,6 +26,9 @@ const BLOCK_BYTES: usize = 600;
 
 /// Reports go out no more often than this while nothing else does.
 const REPORT_EVERY: Time = 2 * MS;
+
+/// All reports are told that often, not only those of brokers whose frames are asked for.
+const TELL_ALL_EVERY: Time = SECOND;
 
 /// Who dialled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,9 +53,12 @@ pub(super) struct Side {
     /// Bytes that may still be sent.
     left: u64,
     position: Position,
-    reported: Vec<Report>,
+    told: Told,
     heard: u64,
     next_report: Time,
+    told_of_all: u64,
+    next_of_all: Time,
+    wakes_at: Time,
     /// Credit that can go back.
     pub(super) returned: Arc<AtomicU64>,
 }
@@ -81,9 +87,12 @@ impl Side {
             wanted: None,
             left: 0,
             position: Position::default(),
-            reported: Vec::new(),
+            told: Told::default(),
             heard: 0,
             next_report: 0,
+            told_of_all: 0,
+            next_of_all: 0,
+            wakes_at: 0,
             returned: Arc::default(),
         }
     }
@@ -122,17 +131,27 @@ impl Side {
             };
             self.ship(broker, &ask, said)?;
             self.give_credit(said);
-            self.report(broker, said);
+            self.report(broker, false, said);
         }
         self.give_credit(said);
-        if self.heard == broker.heard {
+        if self.heard != broker.heard {
+            if now < self.next_report {
+                return Ok(Some(self.next_report));
+            }
+            self.next_report = now + REPORT_EVERY;
+            self.report(broker, false, said);
+        }
+        if self.told_of_all == broker.heard {
             return Ok(None);
         }
-        if now < self.next_report {
-            return Ok(Some(self.next_report));
+        if now < self.next_of_all {
+            // It is woken once for that, however often it speaks before.
+            let is_told = std::mem::replace(&mut self.wakes_at, self.next_of_all);
+            return Ok((is_told != self.next_of_all).then_some(self.next_of_all));
         }
-        self.next_report = now + REPORT_EVERY;
-        self.report(broker, said);
+        self.next_of_all = now + TELL_ALL_EVERY;
+        self.told_of_all = broker.heard;
+        self.report(broker, true, said);
         Ok(None)
     }
 
@@ -174,22 +193,11 @@ impl Side {
         }
     }
 
-    fn report(&mut self, broker: &Running, said: &mut Vec<PeerMessage>) {
+    fn report(&mut self, broker: &Running, of_all: bool, said: &mut Vec<PeerMessage>) {
         self.heard = broker.heard;
         let of: BTreeSet<BrokerId> = self.wanted.iter().flat_map(|ask| ask.of.clone()).collect();
-        let mut reports = broker.mesh.reports(&of);
-        if broker.fetching {
-            // Frames of its own that it has lost may still be on their way to somebody.
-            reports.retain(|report| report.broker != id_of(broker.at));
-        }
-        let fresh = reports
-            .iter()
-            .filter(|report| !self.reported.contains(report));
-        let fresh: Vec<_> = fresh.cloned().collect();
-        self.reported = reports;
-        if !fresh.is_empty() {
-            said.push(PeerMessage::Reports(fresh));
-        }
+        let of = (!of_all).then_some(&of);
+        said.extend(self.told.say(broker.mesh.news(of, broker.fetching)));
     }
 }
 
@@ -233,6 +241,16 @@ impl Running {
             PeerMessage::Credit(bytes) => side.left = side.left.saturating_add(bytes),
             PeerMessage::Block { raw, items, .. } => return Ok(self.take_block(link, raw, items)),
             PeerMessage::Reports(reports) => self.take_reports(reports),
+            PeerMessage::Held(held) => {
+                let peer = id_of(side.peer);
+                self.mesh.hear_held(peer, held);
+                self.ask_anew();
+            }
+            PeerMessage::Recalls(recalls) => {
+                for recall in recalls {
+                    self.heard += u64::from(self.mesh.hear_recall(recall));
+                }
+            }
             PeerMessage::Ping | PeerMessage::Withheld(..) | PeerMessage::Audit(_) => {}
         }
         Ok(Then::GoesOn)

@@ -20,9 +20,8 @@ impl World {
     }
 
     pub(super) fn publish(&mut self, at: usize, client: Option<usize>) -> Checked {
-        let neighbours = self.plan.neighbours(at);
         if let Some(running) = &mut self.machines[at].running
-            && !running.may_write(neighbours)
+            && !running.may_write()
         {
             if let Some(client) = client {
                 self.clients[client].waits = None;

@@ -88,16 +88,6 @@ impl Plan {
         }
     }
 
-    /// To how many brokers one has a link.
-    pub(super) fn neighbours(&self, at: usize) -> usize {
-        let linked = self.dials.iter().filter_map(|&(from, to)| match at {
-            _ if at == from => Some(to),
-            _ if at == to => Some(from),
-            _ => None,
-        });
-        linked.collect::<BTreeSet<_>>().len()
-    }
-
     pub(super) fn fault(&self, rng: &mut Rng) -> Fault {
         let at = rng.usize(..self.brokers);
         let to = (at + rng.usize(1..self.brokers)) % self.brokers;

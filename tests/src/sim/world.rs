@@ -258,11 +258,10 @@ impl World {
     pub(super) fn work(&mut self, at: usize) -> Checked {
         let (now, now_ms) = (self.agenda.now(), self.wall_ms(at));
         let written = self.rng.bool();
-        let neighbours = self.plan.neighbours(at);
         let Some(running) = &mut self.machines[at].running else {
             return Ok(());
         };
-        running.may_write(neighbours);
+        running.may_write();
         match running.gather((now, now_ms), written, &mut self.truth) {
             Ok(true) => {
                 if self.mutant == Some(Mutant::AckBeforeSync) {

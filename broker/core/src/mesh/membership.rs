@@ -158,7 +158,7 @@ impl Broker {
             return;
         }
         let everybody = (0..FOUNDERS + JOINERS).map(id_of).collect();
-        for report in from.mesh.reports(&everybody) {
+        for report in from.mesh.news(Some(&everybody), false).reports {
             self.mesh.hear(report);
         }
     }

@@ -8,6 +8,7 @@ use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Chain;
 use anabranch_core::id::{BrokerId, ClusterId, Epoch, Origin, RegionName, Sequence, StreamId};
 use anabranch_core::members::Standing;
+use anabranch_core::recall::Recall;
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
 use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
@@ -29,6 +30,8 @@ const BYE: u8 = 6;
 const PING: u8 = 7;
 const WITHHELD: u8 = 8;
 const AUDIT: u8 = 9;
+const RECALLS: u8 = 10;
+const HELD: u8 = 11;
 
 impl From<TryGetError> for BadMessage {
     fn from(_: TryGetError) -> Self {
@@ -45,10 +48,7 @@ pub fn encode(message: &PeerMessage, out: &mut BytesMut) {
         PeerMessage::Ask { ask, window } => {
             out.put_u8(ASK);
             out.put_u64_le(*window);
-            put_length(out, ask.of.len());
-            for broker in &ask.of {
-                out.put_u64_le(broker.get());
-            }
+            put_brokers(out, &ask.of);
             put_vector(out, &ask.held);
         }
         PeerMessage::Block {
@@ -65,15 +65,7 @@ pub fn encode(message: &PeerMessage, out: &mut BytesMut) {
             out.put_u8(CREDIT);
             out.put_u64_le(*bytes);
         }
-        PeerMessage::Reports(reports) => {
-            out.put_u8(REPORTS);
-            put_length(out, reports.len());
-            for report in reports {
-                out.put_u64_le(report.broker.get());
-                out.put_u64_le(report.promise.get());
-                put_vector(out, &report.applied);
-            }
-        }
+        PeerMessage::Reports(reports) => put_reports(reports, out),
         PeerMessage::Bye { code, message } => {
             out.put_u8(BYE);
             put_text(out, code.code());
@@ -86,12 +78,37 @@ pub fn encode(message: &PeerMessage, out: &mut BytesMut) {
             put_origin(out, *origin);
             out.put_u64_le(from.get());
         }
+        PeerMessage::Held(held) => {
+            out.put_u8(HELD);
+            put_vector(out, held);
+        }
+        PeerMessage::Recalls(recalls) => put_recalls(recalls, out),
     }
     let body = start + LENGTH_BYTES + CRC_BYTES;
     let length = u32::try_from(out.len() - start - LENGTH_BYTES).expect("messages are bounded");
     let crc = crc32c::crc32c(&out[body..]);
     out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
     out[start + LENGTH_BYTES..body].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn put_reports(reports: &[Report], out: &mut BytesMut) {
+    out.put_u8(REPORTS);
+    put_length(out, reports.len());
+    for report in reports {
+        out.put_u64_le(report.broker.get());
+        out.put_u64_le(report.promise.get());
+        put_vector(out, &report.applied);
+    }
+}
+
+fn put_recalls(recalls: &[Recall], out: &mut BytesMut) {
+    out.put_u8(RECALLS);
+    put_length(out, recalls.len());
+    for recall in recalls {
+        put_origin(out, recall.origin);
+        put_brokers(out, &recall.answered);
+        put_vector(out, &recall.held);
+    }
 }
 
 fn put_audit(audit: &Audit, out: &mut BytesMut) {
@@ -137,6 +154,13 @@ fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
 fn put_origin(out: &mut BytesMut, origin: Origin) {
     out.put_u64_le(origin.broker.get());
     out.put_u32_le(origin.epoch.get());
+}
+
+fn put_brokers(out: &mut BytesMut, brokers: &BTreeSet<BrokerId>) {
+    put_length(out, brokers.len());
+    for broker in brokers {
+        out.put_u64_le(broker.get());
+    }
 }
 
 fn put_vector(out: &mut BytesMut, vector: &VersionVector) {
@@ -190,6 +214,8 @@ fn read(mut bytes: Bytes) -> Result<PeerMessage, BadMessage> {
         }
         PING => PeerMessage::Ping,
         AUDIT => PeerMessage::Audit(read_audit(&mut bytes)?),
+        HELD => PeerMessage::Held(read_vector(&mut bytes)?),
+        RECALLS => PeerMessage::Recalls(read_recalls(&mut bytes)?),
         WITHHELD => {
             let origin = read_origin(&mut bytes)?;
             PeerMessage::Withheld(origin, Sequence::new(bytes.try_get_u64_le()?))
@@ -265,15 +291,32 @@ fn read_audit(bytes: &mut Bytes) -> Result<Audit, BadMessage> {
 
 fn read_ask(bytes: &mut Bytes) -> Result<PeerMessage, BadMessage> {
     let window = bytes.try_get_u64_le()?;
-    let mut of = BTreeSet::new();
-    for _ in 0..bytes.try_get_u32_le()? {
-        of.insert(BrokerId::new(bytes.try_get_u64_le()?));
-    }
+    let of = read_brokers(bytes)?;
     let held = read_vector(bytes)?;
     Ok(PeerMessage::Ask {
         ask: Ask { held, of },
         window,
     })
+}
+
+fn read_recalls(bytes: &mut Bytes) -> Result<Vec<Recall>, BadMessage> {
+    let mut recalls = Vec::new();
+    for _ in 0..bytes.try_get_u32_le()? {
+        recalls.push(Recall {
+            origin: read_origin(bytes)?,
+            answered: read_brokers(bytes)?,
+            held: read_vector(bytes)?,
+        });
+    }
+    Ok(recalls)
+}
+
+fn read_brokers(bytes: &mut Bytes) -> Result<BTreeSet<BrokerId>, BadMessage> {
+    let mut brokers = BTreeSet::new();
+    for _ in 0..bytes.try_get_u32_le()? {
+        brokers.insert(BrokerId::new(bytes.try_get_u64_le()?));
+    }
+    Ok(brokers)
 }
 
 fn read_reports(bytes: &mut Bytes) -> Result<Vec<Report>, BadMessage> {
@@ -394,6 +437,12 @@ mod tests {
             },
             PeerMessage::Ping,
             PeerMessage::Withheld(origin(2), Sequence::new(8)),
+            PeerMessage::Held(vector(&[(1, 4), (3, 8)])),
+            PeerMessage::Recalls(vec![Recall {
+                origin: origin(2),
+                answered: [1, 7].map(BrokerId::new).into_iter().collect(),
+                held: vector(&[(1, 4)]),
+            }]),
             PeerMessage::Audit(Audit {
                 stream: StreamId::new(77),
                 from: Bytes::from_static(b"a"),
@@ -488,7 +537,7 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_message_never_panics(which in 0usize..10, at in any::<usize>(), to in any::<u8>()) {
+        fn a_damaged_message_never_panics(which in 0usize..12, at in any::<usize>(), to in any::<u8>()) {
             let mut bytes = bytes_of(&messages()[which])[CRC_BYTES..].to_vec();
             let at = at % bytes.len();
             bytes[at] = to;

@@ -19,6 +19,9 @@
 //!  7    ping
 //!  8    withheld  broker u64, epoch u32, sequence u64
 //!  9    audit     stream u64, vector u64, sum u128, rows u64, from, has an end u8, to
+//! 10    recalls   count, and for each: broker u64, epoch u32, who has answered: count, u64
+//!                 each; held: length, vector
+//! 11    held      length, vector
 //! ```
 //!
 //! CRC-32C: what reports and asks say is believed, and TCP's own checksum lets one error in
@@ -26,6 +29,7 @@
 
 pub mod block;
 mod codec;
+mod told;
 
 use std::collections::BTreeMap;
 
@@ -35,11 +39,13 @@ use anabranch_core::frame::Chain;
 use anabranch_core::id::{BrokerId, ClusterId, Origin, RegionName, Sequence};
 use anabranch_core::limits::MAX_FRAME_BYTES;
 use anabranch_core::members::Standing;
+use anabranch_core::recall::Recall;
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
 use bytes::Bytes;
 
 pub use codec::{decode, encode};
+pub use told::Told;
 
 use crate::error::Code;
 
@@ -129,6 +135,11 @@ pub enum PeerMessage {
     /// The frames of an origin from this one on do not come over this link: the sender holds a stub
     /// where the other side may hold all. It counts until the next ask.
     Withheld(Origin, Sequence),
+    /// Brokers that may have forgotten what they reported ask what there is.
+    Recalls(Vec<Recall>),
+    /// What the sender holds, which may have forgotten what it reported. Its frames to come need not
+    /// follow that.
+    Held(VersionVector),
 }
 
 /// Why bytes are not a message.

@@ -16,8 +16,9 @@ use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, ClusterId, Origin, Position, RegionName};
 use anabranch_core::lag::Lag;
-use anabranch_core::members::{Member, Members};
-use anabranch_core::mesh::Mesh;
+use anabranch_core::members::{Member, Members, Standing};
+use anabranch_core::mesh::{Mesh, News};
+use anabranch_core::recall::Recall;
 use anabranch_core::stability::{Report, Rising};
 use anabranch_core::vector::VersionVector;
 use anabranch_protocol::error::Code;
@@ -190,20 +191,11 @@ impl Regions {
         if expected.is_none_or(|named| named == 0) {
             mesh.know_all();
         }
-        let state = State {
-            mesh,
-            named_met: BTreeMap::new(),
-            links: BTreeMap::new(),
-            next_number: 0,
-            durable,
-            appended: 0,
-            only_here: Lag::default(),
-            waiting: (0, 0),
-            expecting: expecting::Expecting::default(),
-            rising: Rising::default(),
-            forks: BTreeMap::new(),
-            fetching: is_unproven && expected.is_some(),
-        };
+        let fetching = is_unproven && expected.is_some();
+        if fetching && members.is_active(own.broker) {
+            mesh.recall(own);
+        }
+        let state = State::new(mesh, durable, fetching);
         let entry = match expected {
             None => Entry::Open,
             Some(_) => Entry::Waiting("it has not met its peers yet"),
@@ -325,6 +317,7 @@ impl Regions {
             counts: Arc::clone(&link.counts),
             ended: link.ended.subscribe(),
         };
+        state.recall_if_member(self.own, hello);
         state.links.insert(peer, link);
         state.mesh.link(peer, hello.region.clone(), hello.vector());
         state.ask_anew();
@@ -432,16 +425,31 @@ impl Regions {
         self.heard.send_modify(|count| *count += 1);
     }
 
-    /// The newest reports of these brokers, and the own one.
-    pub(crate) fn reports(&self, of: &BTreeSet<BrokerId>) -> Vec<Report> {
+    /// What there is to tell a peer that asks for the frames of these brokers, or for once of all.
+    pub(crate) fn news(&self, of: Option<&BTreeSet<BrokerId>>) -> News {
         let state = self.state.lock();
-        let mut reports = state.mesh.reports(of);
-        if state.fetching {
-            // A report counts once the own frames in it are there. Those that were lost here may still be
-            // on their way to somebody, and follow less.
-            reports.retain(|report| report.broker != self.own.broker);
+        state.mesh.news(of, state.fetching)
+    }
+
+    /// Brokers ask what they may have forgotten, or somebody has answered.
+    pub(crate) fn hear_recalls(&self, recalls: Vec<Recall>) {
+        let mut state = self.state.lock();
+        let mut is_news = false;
+        for recall in recalls {
+            is_news |= state.mesh.hear_recall(recall);
         }
-        reports
+        drop(state);
+        if is_news {
+            self.heard.send_modify(|count| *count += 1);
+            self.note_change();
+        }
+    }
+
+    /// A peer that fetches what it has lost says what it holds.
+    pub(crate) fn hear_held(&self, peer: BrokerId, held: VersionVector) {
+        let mut state = self.state.lock();
+        state.mesh.hear_held(peer, held);
+        state.ask_anew();
     }
 
     /// An origin's history contradicts the one that is held. Its frames are not taken any more.
@@ -459,6 +467,33 @@ impl Regions {
 }
 
 impl State {
+    /// What is known before anybody was met.
+    fn new(mesh: Mesh, durable: Position, fetching: bool) -> Self {
+        Self {
+            mesh,
+            named_met: BTreeMap::new(),
+            links: BTreeMap::new(),
+            next_number: 0,
+            durable,
+            appended: 0,
+            only_here: Lag::default(),
+            waiting: (0, 0),
+            expecting: expecting::Expecting::default(),
+            rising: Rising::default(),
+            forks: BTreeMap::new(),
+            fetching,
+        }
+    }
+
+    /// A peer may know that this broker was a member before what its log has left.
+    fn recall_if_member(&mut self, own: Origin, hello: &Hello) {
+        let is_known = hello.members.get(&own.broker) == Some(&Standing::Active);
+        let knows_itself = self.mesh.members().get(own.broker).is_some();
+        if self.fetching && is_known && !knows_itself && !self.mesh.recalls_itself() {
+            self.mesh.recall(own);
+        }
+    }
+
     /// Gives the tables a watermark once they hold what it was found with.
     fn raise(&mut self, tables: &Tables, applied: Position) {
         if let Some(watermark) = self.rising.arrive(applied) {

@@ -9,10 +9,9 @@ use std::time::Duration;
 use anabranch_core::audit::Audit;
 use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, Position};
-use anabranch_core::stability::Report;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::block::{self, Item};
-use anabranch_protocol::peer::{Hello, MAX_MESSAGE_BYTES, PeerMessage, encode};
+use anabranch_protocol::peer::{Hello, MAX_MESSAGE_BYTES, PeerMessage, Told, encode};
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -42,6 +41,10 @@ const BLOCK_BYTES: usize = 1 << 20;
 
 /// Reports go out no more often than this while nothing else does.
 const REPORT_EVERY: Duration = Duration::from_millis(2);
+
+/// All reports are told that often, not only those of brokers whose frames are asked for: two peers may
+/// ask each other for those of a third one while there are no new ones, and hear no report of it.
+const TELL_ALL_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes of reports that a link carries in a millisecond at most. A report names every broker, and a hub
 /// passes on those of all, so that with 175 regions one each 2 ms would be far more than the records.
@@ -120,8 +123,15 @@ struct Wanted {
     window: u64,
 }
 
+/// What was told of reports, and when there may be more.
+struct Telling {
+    told: Told,
+    next: Instant,
+    next_of_all: Instant,
+}
+
 /// From the reading to the writing half.
-enum Told {
+enum Note {
     Wanted(Wanted),
     Credit(u64),
 }
@@ -251,7 +261,7 @@ async fn keep(
 struct Reading<'a> {
     running: &'a Arc<Running>,
     seat: &'a Seat,
-    tell: mpsc::Sender<Told>,
+    tell: mpsc::Sender<Note>,
     say: mpsc::Sender<Audit>,
     credit: &'a Arc<LinkCredit>,
     window: u64,
@@ -283,6 +293,15 @@ impl Reading<'_> {
                 self.running.regions.hear(reports);
                 return Ok(());
             }
+            PeerMessage::Held(held) => {
+                let peer = self.seat.peer.broker;
+                self.running.regions.hear_held(peer, held);
+                return Ok(());
+            }
+            PeerMessage::Recalls(recalls) => {
+                self.running.regions.hear_recalls(recalls);
+                return Ok(());
+            }
             PeerMessage::Withheld(origin, from) => {
                 let regions = &self.running.regions;
                 regions.note_withheld(self.seat.peer.broker, origin, from);
@@ -293,8 +312,8 @@ impl Reading<'_> {
                 let _ = self.say.try_send(audit);
                 return Ok(());
             }
-            PeerMessage::Ask { ask, window } => Told::Wanted(Wanted { ask, window }),
-            PeerMessage::Credit(bytes) => Told::Credit(bytes),
+            PeerMessage::Ask { ask, window } => Note::Wanted(Wanted { ask, window }),
+            PeerMessage::Credit(bytes) => Note::Credit(bytes),
             PeerMessage::Ping => return Ok(()),
             PeerMessage::Bye { code, message } => return Err(Ended::Bye(code, message)),
             PeerMessage::Hello(_) => return Err(Ended::Protocol("it says hello twice")),
@@ -351,7 +370,7 @@ struct Outgoing<'a> {
     running: &'a Arc<Running>,
     seat: &'a Seat,
     write: &'a mut OwnedWriteHalf,
-    told: mpsc::Receiver<Told>,
+    told: mpsc::Receiver<Note>,
     /// What the rows here come to. On a channel of its own: however much there is of it, credit and
     /// asks do not wait behind it.
     audits: mpsc::Receiver<Audit>,
@@ -386,8 +405,11 @@ impl Outgoing<'_> {
         let mut durable = self.running.durable();
         let mut heard = self.running.regions.heard();
         heard.mark_changed();
-        let mut reported: Vec<Report> = Vec::new();
-        let mut next_report = Instant::now();
+        let mut telling = Telling {
+            told: Told::default(),
+            next: Instant::now(),
+            next_of_all: Instant::now() + TELL_ALL_EVERY,
+        };
         loop {
             let may_ship = self.wanted.is_some() && self.left > 0;
             if may_ship && self.has_more(*durable.borrow_and_update()) {
@@ -397,8 +419,8 @@ impl Outgoing<'_> {
                     self.ask(&mut asks).await?;
                 }
                 self.give_credit().await?;
-                if Instant::now() >= next_report {
-                    next_report = self.report(&mut reported).await?;
+                if Instant::now() >= telling.next {
+                    self.report(&mut telling).await?;
                 }
                 while let Ok(told) = self.told.try_recv() {
                     self.note(told, &mut heard);
@@ -420,12 +442,13 @@ impl Outgoing<'_> {
                 Some(audit) = self.audits.recv() => self.say(&PeerMessage::Audit(audit)).await?,
                 changed = durable.changed(), if may_ship => gone(changed)?,
                 changed = async {
-                    tokio::time::sleep_until(next_report).await;
+                    tokio::time::sleep_until(telling.next).await;
                     heard.changed().await
                 } => {
                     gone(changed)?;
-                    next_report = self.report(&mut reported).await?;
+                    self.report(&mut telling).await?;
                 }
+                () = tokio::time::sleep_until(telling.next_of_all) => self.report(&mut telling).await?,
                 () = self.credit.arrived() => self.give_credit().await?,
                 () = tokio::time::sleep_until(ping_at) => self.say(&PeerMessage::Ping).await?,
             }
@@ -443,10 +466,10 @@ impl Outgoing<'_> {
         self.position < durable
     }
 
-    fn note(&mut self, told: Told, heard: &mut watch::Receiver<u64>) {
+    fn note(&mut self, told: Note, heard: &mut watch::Receiver<u64>) {
         match told {
-            Told::Credit(bytes) => self.left = self.left.saturating_add(signed(bytes)),
-            Told::Wanted(Wanted { ask, window }) => {
+            Note::Credit(bytes) => self.left = self.left.saturating_add(signed(bytes)),
+            Note::Wanted(Wanted { ask, window }) => {
                 self.position = self.running.shipping_from(&ask);
                 self.reports_of.clone_from(&ask.of);
                 // Reports of other brokers are wanted as well, though nothing may be new.
@@ -484,21 +507,22 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Reports what is new; when it may report again.
-    async fn report(&mut self, reported: &mut Vec<Report>) -> Result<Instant, Ended> {
-        let reports = self.running.regions.reports(&self.reports_of);
-        let fresh: Vec<_> = reports
-            .iter()
-            .filter(|report| !reported.contains(report))
-            .cloned()
-            .collect();
-        *reported = reports;
-        let mut message = BytesMut::new();
-        if !fresh.is_empty() {
-            encode(&PeerMessage::Reports(fresh), &mut message);
-            self.write(&message).await?;
+    /// Tells what is new: of the brokers whose frames are asked for here, and now and then of all.
+    async fn report(&mut self, telling: &mut Telling) -> Result<(), Ended> {
+        let is_of_all = Instant::now() >= telling.next_of_all;
+        let of = (!is_of_all).then_some(&self.reports_of);
+        let mut bytes = BytesMut::new();
+        for message in telling.told.say(self.running.regions.news(of)) {
+            encode(&message, &mut bytes);
         }
-        Ok(Instant::now() + pause_after(message.len() as u64))
+        if !bytes.is_empty() {
+            self.write(&bytes).await?;
+        }
+        telling.next = Instant::now() + pause_after(bytes.len() as u64);
+        if is_of_all {
+            telling.next_of_all = telling.next + TELL_ALL_EVERY;
+        }
+        Ok(())
     }
 
     /// Sends one block of what is wanted.

@@ -57,12 +57,8 @@ impl Regions {
             state.mesh.know_all();
         }
         if state.fetching {
-            // Those that answer are waited for until they have shipped it all, and those that do not
-            // for as long as the patience lasts. Of a history that has forked nothing more comes.
-            let has_all = state.holds_what_peers_have() || !state.forks.is_empty();
-            let has_met = patience_is_over || (named > 0 && all_met);
-            state.fetching = !(has_all && has_met);
-            if !state.fetching {
+            let has_met_all = named > 0 && all_met;
+            if state.stops_fetching(has_met_all, patience_is_over) {
                 // It reports what it holds from now on.
                 self.heard.send_modify(|count| *count += 1);
             }
@@ -226,6 +222,28 @@ impl State {
         strangers
             .map(|(&peer, link)| (peer, link.hello.region.clone()))
             .collect()
+    }
+
+    /// Whether from now on nothing is fetched any more that this broker may have lost. All members are
+    /// waited for, or, by one that is new, those that are named; and none for longer than the patience
+    /// lasts. Of a history that has forked nothing more comes.
+    fn stops_fetching(&mut self, has_met_all: bool, patience_is_over: bool) -> bool {
+        let holds_linked = self.holds_what_peers_have() || !self.forks.is_empty();
+        let has_all = match self.mesh.recalls_itself() {
+            true => self.mesh.is_recalled(),
+            false => holds_linked && has_met_all,
+        };
+        self.fetching = !(has_all || patience_is_over && holds_linked);
+        if self.fetching {
+            return false;
+        }
+        if !has_all && self.mesh.recalls_itself() {
+            tracing::warn!(
+                "not all members have said what they hold, and this broker writes nevertheless: it may have reported more than it holds"
+            );
+        }
+        self.mesh.end_recall();
+        true
     }
 
     /// Whether everything is here that linked peers had when they were linked. Not only this broker's

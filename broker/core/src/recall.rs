@@ -1,0 +1,262 @@
+//! What a broker may have forgotten.
+//!
+//! Others count on what a member has reported: all that it writes follows it. A broker that was
+//! restored from a backup has forgotten some of it, and does not know what. So it asks what every
+//! member holds. What it had reported, and is anywhere still, is among that, and once it has the same
+//! it may write.
+//!
+//! ```text
+//! restored ──▶ Recall { answered: {}, held: {} } ──▶ b adds itself ──▶ c adds itself
+//!     ▲                                                                  │
+//!     └── it holds what is in `held`, and all members are in `answered` ◀┘
+//! ```
+//!
+//! It goes from broker to broker as reports do: each joins what it hears with what it knows, adds what
+//! it holds itself, and says it to all of its links. So it does not matter who is linked with whom, nor
+//! how many were restored at once: who waits answers others nevertheless.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::id::{BrokerId, Origin, Sequence};
+use crate::members::Members;
+use crate::vector::VersionVector;
+
+/// Brokers that are answered at the same time. Far more than can have been restored at once, and few
+/// enough for memory, whatever is claimed.
+const MOST: usize = 1024;
+
+/// A broker asks what it has to hold before it writes, with the answers so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recall {
+    /// Under which identity it will write.
+    pub origin: Origin,
+    /// Who has answered.
+    pub answered: BTreeSet<BrokerId>,
+    /// What these held when they did.
+    pub held: VersionVector,
+}
+
+/// Those that a broker knows of. By origin: which of two epochs is the later one cannot be told, since
+/// one that was restored from a backup does not know how far it had come.
+#[derive(Clone, Debug)]
+pub(crate) struct Recalls {
+    own: BrokerId,
+    known: BTreeMap<Origin, Recall>,
+    /// What this broker itself asks under.
+    asked: Option<Origin>,
+}
+
+impl Recalls {
+    /// None yet.
+    pub(crate) fn new(own: BrokerId) -> Self {
+        Self {
+            own,
+            known: BTreeMap::new(),
+            asked: None,
+        }
+    }
+
+    /// This broker asks itself.
+    pub(crate) fn ask(&mut self, origin: Origin) {
+        assert_eq!(origin.broker, self.own, "each asks for itself");
+        let nobody_yet = Recall {
+            origin,
+            answered: BTreeSet::new(),
+            held: VersionVector::EMPTY,
+        };
+        self.known.insert(origin, nobody_yet);
+        self.asked = Some(origin);
+    }
+
+    /// Whether this broker asks.
+    pub(crate) fn asks(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// Whether all members have answered, and all that they held is here.
+    pub(crate) fn is_over(&self, members: &Members, applied: &VersionVector) -> bool {
+        let Some(own) = self.asked.and_then(|origin| self.known.get(&origin)) else {
+            return true;
+        };
+        let mut others = members
+            .iter()
+            .filter(|(broker, member)| *broker != self.own && !member.has_ended());
+        others.all(|(broker, _)| own.answered.contains(&broker)) && applied.covers(&own.held)
+    }
+
+    /// This broker has what it asked for, or does not wait for it any more.
+    pub(crate) fn end(&mut self) {
+        if let Some(origin) = self.asked.take() {
+            self.known.remove(&origin);
+        }
+    }
+
+    /// Somebody asks, or knows more answers. Whether that is something to pass on.
+    pub(crate) fn hear(&mut self, recall: Recall, applied: &VersionVector) -> bool {
+        let origin = recall.origin;
+        // What an earlier start has asked for does not matter any more.
+        let is_over = match origin.broker == self.own {
+            true => self.asked != Some(origin),
+            false => has_written(origin, applied),
+        };
+        if is_over {
+            return false;
+        }
+        if let Some(held) = self.known.get_mut(&origin) {
+            let knows_more =
+                !held.answered.is_superset(&recall.answered) || !held.held.covers(&recall.held);
+            held.answered.extend(recall.answered);
+            held.held.merge(&recall.held);
+            return knows_more;
+        }
+        if self.known.len() >= MOST {
+            return false;
+        }
+        let held = self.known.entry(origin).or_insert(recall);
+        held.answered.insert(self.own);
+        held.held.merge(applied);
+        true
+    }
+
+    /// Those who have written since they asked wait for nothing.
+    pub(crate) fn advance(&mut self, applied: &VersionVector) {
+        self.known
+            .retain(|origin, _| Some(*origin) == self.asked || !has_written(*origin, applied));
+    }
+
+    /// What is to be said of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Recall> {
+        self.known.values()
+    }
+}
+
+fn has_written(origin: Origin, applied: &VersionVector) -> bool {
+    applied.get(origin) > Sequence::NONE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Epoch, PartitionId, RegionName};
+    use crate::members::{Standing, batch};
+    use crate::sequencer::{Publish, Sequencer};
+    use crate::stream::StreamDefinition;
+
+    fn origin(broker: u64, epoch: u32) -> Origin {
+        Origin {
+            broker: BrokerId::new(broker),
+            epoch: Epoch::new(epoch),
+        }
+    }
+
+    fn members(brokers: &[u64]) -> Members {
+        let mut scratch = Sequencer::new(origin(99, 1));
+        let region = RegionName::parse("a").unwrap();
+        let said = brokers.iter().map(|&broker| Publish {
+            stream: StreamDefinition::members().id(),
+            partition: PartitionId::new(0),
+            batch: batch(BrokerId::new(broker), Standing::Active, &region, 1).unwrap(),
+        });
+        let said: Vec<_> = said.collect();
+        let mut frame = scratch.open();
+        frame.add(&said, &mut Vec::new()).unwrap();
+        drop(frame.close(1));
+        scratch.members().clone()
+    }
+
+    fn vector(entries: &[(u64, u64)]) -> VersionVector {
+        let entry = |&(broker, sequence)| (origin(broker, 1), Sequence::new(sequence));
+        entries.iter().map(entry).collect()
+    }
+
+    struct Broker {
+        recalls: Recalls,
+        applied: VersionVector,
+    }
+
+    fn broker(id: u64, applied: &[(u64, u64)]) -> Broker {
+        Broker {
+            recalls: Recalls::new(BrokerId::new(id)),
+            applied: vector(applied),
+        }
+    }
+
+    /// Says all that the one knows to the other.
+    fn tell(from: &Broker, to: &mut Broker) -> bool {
+        let said: Vec<_> = from.recalls.all().cloned().collect();
+        let mut told = false;
+        for recall in said {
+            told |= to.recalls.hear(recall, &to.applied);
+        }
+        told
+    }
+
+    /// 1 and 2 are linked, and 2 and 3. Both 1 and 2 were restored, so that 2 knows no better than 1
+    /// what that had reported.
+    #[test]
+    fn two_that_were_restored_at_once_wait_for_what_only_a_third_holds() {
+        let members = members(&[1, 2, 3]);
+        let mut one = broker(1, &[(1, 5), (2, 4)]);
+        let mut two = broker(2, &[(1, 5), (2, 4)]);
+        let mut three = broker(3, &[(1, 9), (2, 8), (3, 7)]);
+        one.recalls.ask(origin(1, 2));
+        two.recalls.ask(origin(2, 2));
+        assert!(tell(&one, &mut two));
+        assert!(tell(&two, &mut one));
+        assert!(!one.recalls.is_over(&members, &one.applied));
+        assert!(tell(&two, &mut three));
+        assert!(tell(&three, &mut two));
+        assert!(tell(&two, &mut one));
+        assert!(
+            !one.recalls.is_over(&members, &one.applied),
+            "it lacks some"
+        );
+        one.applied = three.applied.clone();
+        assert!(one.recalls.is_over(&members, &one.applied));
+        // Nothing is said for ever.
+        tell(&one, &mut two);
+        tell(&two, &mut three);
+        assert!(!tell(&one, &mut three));
+        assert!(!tell(&two, &mut one));
+    }
+
+    #[test]
+    fn who_has_written_since_is_not_answered_any_more_nor_is_an_earlier_start() {
+        let mut one = broker(1, &[]);
+        let mut two = broker(2, &[]);
+        one.recalls.ask(origin(1, 3));
+        assert!(tell(&one, &mut two));
+        two.applied.advance(origin(1, 3), Sequence::new(1));
+        two.recalls.advance(&two.applied);
+        assert_eq!(two.recalls.all().count(), 0);
+        assert!(!tell(&one, &mut two));
+        // Restored once more, it may come by a smaller number.
+        let mut later = broker(1, &[]);
+        later.recalls.ask(origin(1, 2));
+        assert!(!tell(&one, &mut later));
+        assert!(tell(&later, &mut two));
+        assert!(tell(&two, &mut later));
+        let answered = later.recalls.known[&origin(1, 2)].answered.clone();
+        assert_eq!(answered, [BrokerId::new(2)].into_iter().collect());
+    }
+
+    #[test]
+    fn those_that_were_parked_are_not_waited_for_and_not_more_are_answered_than_there_can_be() {
+        let members = members(&[1]);
+        let mut one = broker(1, &[]);
+        one.recalls.ask(origin(1, 2));
+        let applied = one.applied.clone();
+        assert!(
+            one.recalls.is_over(&members, &applied),
+            "nobody else is there"
+        );
+        for id in 2..2000 {
+            let mut other = broker(id, &[]);
+            other.recalls.ask(origin(id, 1));
+            assert_eq!(tell(&other, &mut one), id <= MOST as u64);
+        }
+        assert_eq!(one.recalls.all().count(), MOST);
+        one.recalls.end();
+        assert!(!one.recalls.asks());
+    }
+}
