@@ -12,6 +12,7 @@
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
+mod alarm;
 pub mod ballast;
 pub mod data_dir;
 pub mod disk;

@@ -12,6 +12,8 @@
 //! 32 reserved u64
 //! ```
 //!
+//! A boot id of zeros says that peers hold frames which the log has lost.
+//!
 //! `DIR/witness` is rewritten at every start. A copy of the directory has a witness of another
 //! inode, and one that was copied over this one has another time of change.
 
@@ -31,6 +33,8 @@ const SLOT_BYTES: usize = 128;
 const SLOT_DISTANCE: u64 = 4096;
 const FILE_BYTES: usize = 4096 + SLOT_BYTES;
 const CLEAN: u32 = 1;
+/// In place of a boot id: no machine has this one.
+const DOUBTED: u128 = 0;
 
 /// What a mark says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,6 +127,8 @@ pub enum Proof {
     OtherBoot,
     /// The directory is a copy, or was restored from one.
     Copied,
+    /// Peers have shown that frames are missing that were written here.
+    Doubted,
     /// There is no readable mark.
     NoMark,
 }
@@ -135,6 +141,7 @@ impl std::fmt::Display for Proof {
             Self::SameBoot => "not closed, but the machine has run on",
             Self::OtherBoot => "not closed before the machine was restarted",
             Self::Copied => "copied or restored from a copy",
+            Self::Doubted => "rolled back, as peers have shown",
             Self::NoMark => "without a readable mark",
         })
     }
@@ -196,6 +203,8 @@ pub(crate) fn judge(
     };
     Ok(if witness != Some(mark.witness) {
         Proof::Copied
+    } else if mark.boot == DOUBTED {
+        Proof::Doubted
     } else if mark.clean {
         Proof::Clean
     } else if mark.boot == disk.boot_id()? {
@@ -249,6 +258,12 @@ impl MarkFile {
         (self.last.segment_first, self.last.segment) = segment;
         self.last.offset = offset;
         self.write()
+    }
+
+    /// Says that the log is not what it was taken for, durably.
+    pub(crate) fn doubt(&mut self) -> io::Result<()> {
+        self.last.boot = DOUBTED;
+        self.write_both()
     }
 
     /// Says that the log was closed, durably.

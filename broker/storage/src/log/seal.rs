@@ -14,6 +14,7 @@ use super::index::{SegmentIndex, Summary};
 use super::segment::{Block, Footer, SegmentHeader, SegmentId, path_of};
 use super::shared::{Active, Segment, Shared};
 use super::{Background, LogOptions};
+use crate::alarm::Alarm;
 use crate::data_dir::Identity;
 use crate::disk::{Disk, DiskFile};
 
@@ -60,6 +61,9 @@ struct Prepared {
 /// Name of files that are to become segments.
 pub(crate) const PREPARED: &str = "prepared-";
 
+/// Why sealing failed, if a mistake was met.
+const PANICKED: &str = "the sealing thread panicked";
+
 /// The worker beside the writer.
 #[derive(Debug)]
 pub(crate) struct Sealer {
@@ -85,6 +89,9 @@ struct Inner {
 enum Job {
     Seal(Arc<Segment>, Vec<u8>),
     Prepare,
+    /// Panic, as a mistake in here would.
+    #[cfg(test)]
+    Panic,
 }
 
 impl Sealer {
@@ -114,7 +121,10 @@ impl Sealer {
             let inner = Arc::clone(&sealer.inner);
             let thread = std::thread::Builder::new()
                 .name("log-sealer".to_owned())
-                .spawn(move || inner.run(&inbox))?;
+                .spawn(move || {
+                    let _alarm = Alarm(|| inner.fail(PANICKED.to_owned()));
+                    inner.run(&inbox);
+                })?;
             sealer.jobs = Some(jobs);
             sealer.thread = Some(thread);
         }
@@ -129,6 +139,12 @@ impl Sealer {
     /// Prepares the next segment, soon.
     pub(crate) fn prepare(&self) {
         self.hand_over(Job::Prepare);
+    }
+
+    /// Makes the worker panic.
+    #[cfg(test)]
+    pub(crate) fn break_worker(&self) {
+        self.hand_over(Job::Panic);
     }
 
     fn hand_over(&self, job: Job) {
@@ -159,7 +175,7 @@ impl Sealer {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            self.inner.fail("the sealing thread panicked".to_owned());
+            self.inner.fail(PANICKED.to_owned());
         }
         self.inner.seal_postponed();
     }
@@ -194,6 +210,8 @@ impl Inner {
             }
             // Whoever needs the next segment tries again and meets the error then.
             Job::Prepare => drop(self.prepare()),
+            #[cfg(test)]
+            Job::Panic => panic!("injected"),
         }
     }
 

@@ -400,6 +400,22 @@ impl Log {
         self.poisoning("write the mark of", closed)
     }
 
+    /// Peers hold frames that were written here and that this log lacks: the next start must not go on
+    /// under the same identity. To be called instead of all that would write.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub fn doubt(&mut self) -> Result<(), WriteError> {
+        let doubted = self.marks.doubt();
+        self.poisoning("write the mark of", doubted)
+    }
+
+    /// Makes the thread beside this one panic.
+    #[cfg(test)]
+    pub(crate) fn break_sealer(&self) {
+        self.sealer.break_worker();
+    }
+
     fn seal_active(&self, checkpoint: &[u8]) -> io::Result<()> {
         let state = self.shared.state.read();
         if state.active.index.len() > 0 {

@@ -29,6 +29,9 @@ pub enum TablesError {
         /// As the store says it.
         what: String,
     },
+    /// The thread that writes them has panicked.
+    #[error("the thread that writes the tables panicked")]
+    Panicked,
     /// What was folded before has to be folded again, and cannot be read.
     #[error("the log cannot be read again: {what}")]
     History {

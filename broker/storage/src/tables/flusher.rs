@@ -7,13 +7,22 @@ use std::time::Instant;
 use super::error::TablesError;
 use super::key::KeySpan;
 use super::shared::{Frozen, Shared, Work};
+use crate::alarm::Alarm;
 
 /// Ends when it is told to, or after the first failure: what follows must not overtake.
 pub(super) fn spawn(shared: &Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
+    spawn_with(shared, run)
+}
+
+/// Nobody waits for a flusher that has panicked.
+fn spawn_with(shared: &Arc<Shared>, run: fn(&Shared)) -> std::io::Result<JoinHandle<()>> {
     let shared = Arc::clone(shared);
     std::thread::Builder::new()
         .name("tables-flush".into())
-        .spawn(move || run(&shared))
+        .spawn(move || {
+            let _alarm = Alarm(|| shared.flush_failed(TablesError::Panicked));
+            run(&shared);
+        })
 }
 
 fn run(shared: &Shared) {
@@ -53,4 +62,21 @@ fn flush(shared: &Shared, frozen: &Frozen) -> Result<(), TablesError> {
         "flushed an image"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::{Tables, TablesOptions};
+
+    #[test]
+    fn a_flusher_that_panics_is_a_failure_and_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = TablesOptions::default();
+        let (tables, mut applier) = Tables::open(dir.path(), options).unwrap();
+        let broken = spawn_with(&tables.shared, |_| panic!("injected")).unwrap();
+        assert!(broken.join().is_err());
+        let flushed = applier.flush();
+        assert!(matches!(flushed, Err(TablesError::Panicked)), "{flushed:?}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Power cuts, at every disk operation, and ends of the process.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use anabranch_core::id::{Origin, Sequence};
 use proptest::prelude::*;
@@ -320,4 +321,26 @@ fn sealing_in_the_background_leads_to_the_same_log() {
         }
     }
     assert_same(&read_all(&start().reader, &Filter::All), &written);
+}
+
+#[test]
+fn a_sealer_that_panics_is_a_failure_of_the_log() {
+    let disk = MemoryDisk::new(1);
+    let options = LogOptions {
+        background: Background::Thread,
+        ..SMALL
+    };
+    let mut broker = open_as(&disk, Path::new(DIR), IDENTITY, options).unwrap();
+    broker.append(&[filler(1, 1, 10)]);
+    broker.sync().unwrap();
+    broker.log.break_sealer();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let failed = loop {
+        if let Err(failed) = broker.log.write() {
+            break failed;
+        }
+        assert!(Instant::now() < deadline, "nothing was noticed");
+        std::thread::yield_now();
+    };
+    assert!(failed.to_string().contains("panicked"), "{failed}");
 }

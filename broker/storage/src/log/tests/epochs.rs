@@ -136,3 +136,19 @@ fn segments_of_another_broker_are_refused() {
     let opened = Log::open_at(Arc::new(disk), Path::new(DIR), other, SMALL, &mut |_| {});
     assert!(matches!(opened, Err(OpenError::OtherBroker { .. })));
 }
+
+#[test]
+fn a_log_that_peers_have_shown_to_be_rolled_back_takes_a_new_identity() {
+    let disk = MemoryDisk::new(1);
+    let mut broker = open(&disk).unwrap();
+    let first = broker.sequencer.origin();
+    broker.put(&[filler(1, 1, 10)]);
+    broker.log.doubt().unwrap();
+    drop(broker);
+    let broker = open(&disk).unwrap();
+    assert_eq!(broker.recovery.proof, Proof::Doubted);
+    let second = broker.recovery.new_origin.unwrap();
+    assert!(second.broker == first.broker && second.epoch > first.epoch);
+    drop(broker);
+    assert_eq!(open(&disk).unwrap().recovery.proof, Proof::SameBoot);
+}
