@@ -14,6 +14,7 @@
 //! | [`demo`] | the demo as a process, and what must be there after it |
 //! | [`proxy`] | a link between brokers that can be slow, cut and noisy |
 //! | [`regions`] | brokers of several regions, linked through proxies |
+//! | [`stranger`] | somebody on the port of links who may say anything |
 //! | [`condition`] | waiting for something to come true |
 //! | [`sim`] | whole brokers under a simulation, with virtual time |
 
@@ -29,6 +30,7 @@ pub mod http;
 pub mod proxy;
 pub mod regions;
 pub mod sim;
+pub mod stranger;
 pub mod wire;
 
 use std::path::{Path, PathBuf};

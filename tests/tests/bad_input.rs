@@ -11,8 +11,10 @@
 //! | `slowness` | clients that do not go on |
 //! | `starting` | brokers that cannot start |
 //! | `space` | a disk without room |
+//! | `links` | frames that cannot be, from brokers or strangers |
 
 mod batches;
+mod links;
 mod messages;
 mod publishes;
 mod requests;

@@ -364,7 +364,7 @@ mod tests {
         let refused = holding.next(&mut b, 10, &Everything, &mut |_| true);
         assert!(matches!(
             refused,
-            Some(Settled::Refused(_, AcceptError::Chain(_), ()))
+            Some(Settled::Refused(_, AcceptError::Chain { .. }, ()))
         ));
     }
 

@@ -38,6 +38,13 @@ pub const MAX_GAP_PARTITIONS: usize = 65_536;
 /// epoch of a broker.
 pub const MAX_CONTEXT_BYTES: usize = 128 * 1024;
 
+/// Most origins of which a log takes frames over. A peer that makes up more than a cluster can have is
+/// refused, so that the context of what is written here always has room.
+pub const MAX_ORIGINS: usize = 5000;
+
+/// An entry of a context takes at most 23 bytes. What is left is for this broker's own identities.
+const _: () = assert!(10 + (MAX_ORIGINS + 500) * 23 <= MAX_CONTEXT_BYTES);
+
 /// Longest stream name. The same as Kafka's, so that names can cross over.
 pub const MAX_STREAM_NAME_BYTES: usize = 249;
 

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::connections::Connections;
-use crate::node::{Node, NodeInfo, Phase, StartError, Stopper};
+use crate::node::{Failure, Node, NodeInfo, Phase, StartError, Stopper};
 use crate::peer::PeerAddress;
 use crate::{http, node, peer, websocket};
 
@@ -47,10 +47,8 @@ pub(crate) enum ServeError {
     #[error("metrics cannot be recorded: {0}")]
     Metrics(#[from] BuildError),
     /// The broker failed while it ran.
-    #[error(
-        "AB6003 the broker stopped after a failed write: {0}; free or repair the disk, then start it again"
-    )]
-    Failed(String),
+    #[error("AB6003 the broker has stopped: {0}")]
+    Failed(Failure),
 }
 
 fn start_code(error: &StartError) -> &'static str {
@@ -99,21 +97,22 @@ pub(crate) async fn serve(
         axum::routing::any(websocket::upgrade).with_state(Arc::clone(&node)),
     );
     let connections = Connections::new(router, &config.limits);
-    let accepting = tokio::spawn(Arc::clone(&connections).accept(listener));
-    let upkeep = tokio::spawn(keep_metrics(metrics));
-    let links = tokio::spawn(link(Arc::clone(&node), config.clone(), peer_listener));
+    let accepting = Arc::clone(&connections).accept(listener);
+    let accepting = tokio::spawn(node.alarm("listener").over(accepting));
+    let upkeep = tokio::spawn(node.alarm("metrics").over(keep_metrics(metrics)));
+    let links = link(Arc::clone(&node), config.clone(), peer_listener);
+    let links = tokio::spawn(node.alarm("links").over(links));
 
     tokio::pin!(shutdown);
     let mut starting = start_on_thread(&node, &config);
-    let ended = tokio::select! {
+    tokio::select! {
         started = &mut starting => {
             let stopper = started.map_err(|_| StartError::System("starting panicked".to_owned()))??;
             info!(%listen, "ready");
             ready(&node);
-            let failure = run_until(&mut shutdown, node.phase()).await;
+            run_until(&mut shutdown, node.phase()).await;
             links.abort();
             stop(stopper, &connections, config.limits.shutdown_seconds).await;
-            failure
         }
         () = &mut shutdown => {
             warn!("asked to stop while starting");
@@ -122,17 +121,17 @@ pub(crate) async fn serve(
             if let Ok(Ok(Ok(stopper))) = tokio::time::timeout(budget, starting).await {
                 stop(stopper, &connections, budget).await;
             }
-            None
         }
-    };
+    }
     accepting.abort();
     upkeep.abort();
     links.abort();
     // They hold the tables. RocksDB aborts the process when it is closed while the process exits.
     let _ = tokio::join!(accepting, upkeep, links);
-    match ended {
-        Some(reason) => Err(ServeError::Failed(reason)),
-        None => Ok(()),
+    // It may also have failed while it stopped.
+    match &*node.phase().borrow() {
+        Phase::Failed(failure) => Err(ServeError::Failed(failure.clone())),
+        _ => Ok(()),
     }
 }
 
@@ -177,26 +176,15 @@ async fn link(node: Arc<Node>, config: Config, listener: Option<(TcpListener, So
     }
 }
 
-/// Waits for the wish to stop, or for a failure, whose reason it returns.
+/// Waits for the wish to stop, or for a failure.
 async fn run_until(
     shutdown: &mut (impl Future<Output = ()> + Unpin),
     mut phase: watch::Receiver<Phase>,
-) -> Option<String> {
-    let failed = async {
-        match phase
-            .wait_for(|phase| matches!(phase, Phase::Failed(_)))
-            .await
-        {
-            Ok(phase) => match &*phase {
-                Phase::Failed(reason) => reason.clone(),
-                _ => String::new(),
-            },
-            Err(_) => std::future::pending().await,
-        }
-    };
+) {
     tokio::select! {
-        () = shutdown => None,
-        reason = failed => Some(reason),
+        () = shutdown => (),
+        // The node, which holds the sender, outlives this.
+        _ = phase.wait_for(|phase| matches!(phase, Phase::Failed(_))) => (),
     }
 }
 
@@ -253,5 +241,41 @@ async fn keep_metrics(metrics: PrometheusHandle) {
     loop {
         tick.tick().await;
         metrics.run_upkeep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `main` makes an exit code of it, as of a disk that fails.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_thread_that_panics_ends_the_broker_with_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.data.dir = dir.path().join("data");
+        config.listen.address = ([127, 0, 0, 1], 0).into();
+        let ready = |node: &Arc<Node>| node.running().unwrap().break_upkeep();
+        let ended = serve(config, |_| (), ready, std::future::pending()).await;
+        let said = ended.unwrap_err().to_string();
+        let panicked = "AB6003 the broker has stopped: its upkeep panicked";
+        assert!(said.starts_with(panicked), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_noticed_and_one_that_is_aborted_is_not() {
+        let info = NodeInfo {
+            cluster_name: "test".to_owned(),
+            cluster: ClusterId::of("test"),
+            region: Config::default().broker.region,
+        };
+        let node = Node::new(info, Config::default().limits);
+        let waiting = tokio::spawn(node.alarm("waiting").over(std::future::pending::<()>()));
+        waiting.abort();
+        assert!(waiting.await.unwrap_err().is_cancelled());
+        assert!(!matches!(&*node.phase().borrow(), Phase::Failed(_)));
+        let broken = tokio::spawn(node.alarm("links").over(async { panic!("injected") }));
+        assert!(broken.await.unwrap_err().is_panic());
+        assert!(matches!(&*node.phase().borrow(), Phase::Failed(_)));
     }
 }

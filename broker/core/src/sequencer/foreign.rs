@@ -7,10 +7,10 @@ use hashbrown::HashMap;
 use super::Sequencer;
 use crate::batch::Batch;
 use crate::clock::HybridTimestamp;
-use crate::frame::{Commit, CommitPart, FrameError, FrameHeader};
+use crate::frame::{Chain, Commit, CommitPart, FrameHeader};
 use crate::gap::Gap;
 use crate::id::{Origin, Sequence, StreamId};
-use crate::limits::MAX_CLOCK_AHEAD_MS;
+use crate::limits::{MAX_CLOCK_AHEAD_MS, MAX_ORIGINS};
 use crate::vector::VersionVector;
 
 /// A frame that was relayed, byte for byte.
@@ -54,7 +54,8 @@ pub enum AcceptError {
         /// Its greatest stamp.
         stamp: HybridTimestamp,
     },
-    /// It is of the epoch that is being written here: this broker has lost the end of its log.
+    /// It is of the identity that is being written under, and continues its chain: this broker has
+    /// lost the end of its log.
     #[error("frame {sequence} of {origin} was written here, and this log has lost it")]
     Own {
         /// The identity that is being written under.
@@ -62,9 +63,45 @@ pub enum AcceptError {
         /// The frame.
         sequence: Sequence,
     },
+    /// The same of a gap, of which nothing shows that it is true.
+    #[error("frames up to {sequence} of {origin} are dropped elsewhere, and this log lacks them")]
+    OwnGap {
+        /// The identity that is being written under.
+        origin: Origin,
+        /// The last frame of the gap.
+        sequence: Sequence,
+        /// The chain that it claims there.
+        chain: Chain,
+    },
+    /// It is of the identity that is being written under, and contradicts what was written here. By
+    /// itself it shows nothing: who claims to hold it may just have made it up.
+    #[error("frame {sequence} of {origin} does not continue what was written here under that name")]
+    OwnFork {
+        /// The identity that is being written under.
+        origin: Origin,
+        /// The frame.
+        sequence: Sequence,
+        /// Its chain.
+        chain: Chain,
+    },
+    /// It is the first of its origin, and there are too many already.
+    #[error(
+        "frame of {origin}, of which there was none: there are frames of {MAX_ORIGINS} origins here, and a context has no room for more"
+    )]
+    TooManyOrigins {
+        /// The one too many.
+        origin: Origin,
+    },
     /// It does not continue its origin's chain: one of the two logs was rolled back or forked.
-    #[error(transparent)]
-    Chain(#[from] FrameError),
+    #[error("frame {sequence} of {origin} does not continue the chain that is held here")]
+    Chain {
+        /// Whose frame.
+        origin: Origin,
+        /// Which one.
+        sequence: Sequence,
+        /// Its chain.
+        chain: Chain,
+    },
 }
 
 impl AcceptError {
@@ -173,23 +210,18 @@ impl Sequencer {
         let (origin, got) = (header.origin, header.sequence);
         let head = self.head(origin);
         if got <= head.sequence {
-            return Err(AcceptError::Known {
-                origin,
-                sequence: got,
-            });
+            return Err(self.judge_held(header));
         }
-        if origin == self.origin {
-            return Err(AcceptError::Own {
-                origin,
-                sequence: got,
-            });
-        }
+        self.check_origins(origin, 0)?;
         if got != head.sequence.next() {
             return Err(AcceptError::Early {
                 origin,
                 held: head.sequence,
                 got,
             });
+        }
+        if origin == self.origin {
+            return Err(self.judge_own(frame));
         }
         // What may pass is found out first: a frame that waits is judged again and again, and the
         // chain is the one check that takes time.
@@ -204,8 +236,44 @@ impl Sequencer {
         if stamp.millis() > now_ms.saturating_add(MAX_CLOCK_AHEAD_MS) {
             return Err(AcceptError::Ahead { stamp });
         }
-        header.verify_chain(head.chain, &frame.header_bytes)?;
-        Ok(())
+        continues(head.chain, frame)
+    }
+
+    /// What to make of a frame where one of its origin and sequence is held.
+    fn judge_held(&self, header: &FrameHeader) -> AcceptError {
+        let (origin, sequence, chain) = (header.origin, header.sequence, header.chain);
+        let head = self.head(origin);
+        match origin == self.origin && sequence == head.sequence && chain != head.chain {
+            true => AcceptError::OwnFork {
+                origin,
+                sequence,
+                chain,
+            },
+            false => AcceptError::Known { origin, sequence },
+        }
+    }
+
+    /// What to make of the frame that comes next of the identity that is being written under.
+    fn judge_own(&self, frame: &Foreign) -> AcceptError {
+        let header = &frame.header;
+        let (origin, sequence, chain) = (header.origin, header.sequence, header.chain);
+        match continues(self.head(origin).chain, frame) {
+            Ok(()) => AcceptError::Own { origin, sequence },
+            Err(_) => AcceptError::OwnFork {
+                origin,
+                sequence,
+                chain,
+            },
+        }
+    }
+
+    /// Whether a frame of this origin may come, beside the first ones of so many others.
+    fn check_origins(&self, origin: Origin, others: usize) -> Result<(), AcceptError> {
+        let is_new = origin != self.origin && !self.heads.contains_key(&origin);
+        match is_new && self.heads.len() + others >= MAX_ORIGINS {
+            true => Err(AcceptError::TooManyOrigins { origin }),
+            false => Ok(()),
+        }
     }
 
     /// Takes over a frame that [`Sequencer::judge`] has just allowed.
@@ -262,6 +330,7 @@ impl Sequencer {
     pub fn judge_gaps(&self, gaps: &[Gap], now_ms: u64) -> Result<Vec<Gap>, AcceptError> {
         let mut reached: HashMap<Origin, Sequence> = HashMap::new();
         let mut lacking = Vec::with_capacity(gaps.len());
+        let mut first_ones = 0;
         for gap in gaps {
             let (origin, got) = (gap.origin, gap.first);
             let held = reached
@@ -279,9 +348,14 @@ impl Sequencer {
                 continue;
             };
             if origin == self.origin {
-                let sequence = rest.last();
-                return Err(AcceptError::Own { origin, sequence });
+                return Err(AcceptError::OwnGap {
+                    origin,
+                    sequence: rest.last(),
+                    chain: rest.chain,
+                });
             }
+            self.check_origins(origin, first_ones)?;
+            first_ones += usize::from(*held == Sequence::NONE);
             let stamp = rest.timestamp;
             if stamp.millis() > now_ms.saturating_add(MAX_CLOCK_AHEAD_MS) {
                 return Err(AcceptError::Ahead { stamp });
@@ -293,13 +367,24 @@ impl Sequencer {
     }
 
     /// A gap that ends where the origin's frames end here has the same chain there.
-    fn check_known(&self, gap: &Gap) -> Result<(), FrameError> {
-        let (origin, sequence) = (gap.origin, gap.last());
+    fn check_known(&self, gap: &Gap) -> Result<(), AcceptError> {
+        let (origin, sequence, chain) = (gap.origin, gap.last(), gap.chain);
         let head = self.head(origin);
-        if head.sequence == sequence && head.chain != gap.chain {
-            return Err(FrameError::Chain { origin, sequence });
+        if head.sequence != sequence || head.chain == chain {
+            return Ok(());
         }
-        Ok(())
+        Err(match origin == self.origin {
+            true => AcceptError::OwnFork {
+                origin,
+                sequence,
+                chain,
+            },
+            false => AcceptError::Chain {
+                origin,
+                sequence,
+                chain,
+            },
+        })
     }
 
     fn place_foreign(&self, frame: &Foreign) -> Commit {
@@ -325,6 +410,17 @@ impl Sequencer {
             parts,
         }
     }
+}
+
+/// Whether a frame continues its origin's chain.
+fn continues(chain: Chain, frame: &Foreign) -> Result<(), AcceptError> {
+    let header = &frame.header;
+    let verified = header.verify_chain(chain, &frame.header_bytes);
+    verified.map_err(|_| AcceptError::Chain {
+        origin: header.origin,
+        sequence: header.sequence,
+        chain: header.chain,
+    })
 }
 
 impl From<&Commit> for Foreign {

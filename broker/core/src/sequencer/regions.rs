@@ -429,7 +429,10 @@ fn a_forked_origin_is_noticed() {
     let mut other = Replica::new(1);
     other.pull(&original.log, None, (2, 9000), &truth);
     let forked = other.sequencer.accept(&Foreign::from(&copy.log[2]), 9000);
-    assert!(matches!(forked, Err(AcceptError::Chain(_))), "{forked:?}");
+    assert!(
+        matches!(forked, Err(AcceptError::Chain { .. })),
+        "{forked:?}"
+    );
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::batch::{BatchBuilder, NewRecord};
+use crate::gap::Gap;
 use crate::id::{BrokerId, Epoch};
+use crate::limits::MAX_ORIGINS;
 use crate::producer::ProducerStamp;
 use proptest::prelude::*;
 
@@ -163,4 +165,82 @@ fn a_commit_out_of_turn_or_of_a_fork_is_not_replayed() {
         Err(ReplayError::Chain(_))
     ));
     replayed.replay(&second).unwrap();
+}
+
+fn other(number: usize) -> Origin {
+    Origin {
+        broker: BrokerId::new(100 + number as u64),
+        epoch: Epoch::new(1),
+    }
+}
+
+/// The next frame that a broker writes.
+fn write(writer: &mut Sequencer, now_ms: u64) -> Foreign {
+    let mut frame = writer.open();
+    frame.add(&[publish(1, 1, None)], &mut Vec::new()).unwrap();
+    Foreign::from(&frame.close(now_ms).unwrap())
+}
+
+#[test]
+fn an_own_frame_that_was_lost_is_told_from_one_that_contradicts() {
+    let mut whole = Sequencer::new(origin());
+    write(&mut whole, 1000);
+    let mut rolled_back = whole.clone();
+    let (second, third) = (write(&mut whole, 2000), write(&mut whole, 3000));
+    let lost = rolled_back.judge(&second, 9000);
+    assert!(matches!(lost, Err(AcceptError::Own { .. })), "{lost:?}");
+    let later = rolled_back.judge(&third, 9000);
+    assert!(matches!(later, Err(AcceptError::Early { .. })), "{later:?}");
+
+    let own = write(&mut rolled_back, 4000);
+    for contradicts in [&second, &third] {
+        let forked = rolled_back.judge(contradicts, 9000);
+        let is_fork = matches!(forked, Err(AcceptError::OwnFork { .. }));
+        assert!(is_fork, "{forked:?}");
+    }
+    let known = rolled_back.judge(&own, 9000);
+    assert!(matches!(known, Err(AcceptError::Known { .. })), "{known:?}");
+}
+
+#[test]
+fn frames_of_more_origins_than_a_context_has_room_for_are_refused() {
+    let mut state = Sequencer::new(origin());
+    for number in 1..=MAX_ORIGINS {
+        let first = write(&mut Sequencer::new(other(number)), 1);
+        state.accept(&first, 10).unwrap();
+    }
+    let mut one_more = Sequencer::new(other(MAX_ORIGINS + 1));
+    for frame in [write(&mut one_more, 1), write(&mut one_more, 2)] {
+        let refused = state.judge(&frame, 10);
+        let too_many = matches!(refused, Err(AcceptError::TooManyOrigins { .. }));
+        assert!(too_many, "{refused:?}");
+    }
+    // Those that are known go on, and so does what is written here.
+    let mut known = Sequencer::new(other(MAX_ORIGINS));
+    write(&mut known, 1);
+    state.accept(&write(&mut known, 2), 10).unwrap();
+    let own = write(&mut state, 3);
+    assert_eq!(own.header().context.len(), MAX_ORIGINS);
+}
+
+#[test]
+fn gaps_count_as_origins_too() {
+    let gap = |number| Gap {
+        position: Position::new(0),
+        origin: other(number),
+        first: Sequence::new(1),
+        frames: 2,
+        timestamp: HybridTimestamp::from_millis(1),
+        chain: Chain::new([7; 32]),
+        context: VersionVector::EMPTY,
+        parts: Vec::new(),
+    };
+    let mut state = Sequencer::new(origin());
+    let too_many: Vec<Gap> = (0..=MAX_ORIGINS).map(gap).collect();
+    let refused = state.accept_gaps(&too_many, 10);
+    let is_refused = matches!(refused, Err(AcceptError::TooManyOrigins { .. }));
+    assert!(is_refused, "{refused:?}");
+    let placed = state.accept_gaps(&too_many[1..], 10).unwrap();
+    assert_eq!(placed.len(), MAX_ORIGINS);
+    assert!(state.accept_gaps(&too_many[..1], 10).is_err());
 }

@@ -13,7 +13,7 @@ use super::answer::json;
 use super::query::Query;
 use super::refusal::Refusal;
 use super::{Answer, App};
-use crate::node::Phase;
+use crate::node::{Failure, Phase};
 
 /// This surface as an `OpenAPI` 3.1 document.
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
@@ -48,7 +48,7 @@ pub(super) async fn openapi() -> Response {
 /// `GET /livez`: whether there is any use in keeping this process.
 pub(super) async fn livez(State(surface): App) -> Answer {
     let status = match &*surface.node.phase().borrow() {
-        Phase::Failed(reason) => return Err(stopped(reason)),
+        Phase::Failed(failure) => return Err(stopped(failure)),
         Phase::Starting(_) => "starting",
         Phase::Ready => "ok",
         Phase::Stopping => "stopping",
@@ -58,18 +58,15 @@ pub(super) async fn livez(State(surface): App) -> Answer {
 
 /// `GET /readyz`: whether this broker takes reads and writes now.
 pub(super) async fn readyz(State(surface): App) -> Answer {
-    if let Phase::Failed(reason) = &*surface.node.phase().borrow() {
-        return Err(stopped(reason));
+    if let Phase::Failed(failure) = &*surface.node.phase().borrow() {
+        return Err(stopped(failure));
     }
     surface.running()?.check_writable()?;
     Ok(health("ok"))
 }
 
-fn stopped(reason: &str) -> Refusal {
-    Refusal::new(
-        Code::Stopped,
-        format!("the broker stopped after a failed write: {reason}; see its log, then restart it"),
-    )
+fn stopped(failure: &Failure) -> Refusal {
+    Refusal::new(Code::Stopped, format!("the broker has stopped: {failure}"))
 }
 
 fn health(status: &str) -> Response {

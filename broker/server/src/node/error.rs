@@ -13,14 +13,9 @@ pub(super) fn internal(what: &str) -> Error {
     Error::new(Code::Internal, what)
 }
 
-/// The broker stopped taking writes after its disk failed.
-pub(super) fn failed(reason: &str) -> Error {
-    Error::new(
-        Code::Stopped,
-        format!(
-            "the broker stopped taking writes after a failed write: {reason}; see its log, then restart it"
-        ),
-    )
+/// The broker has failed, and takes no writes any more.
+pub(super) fn failed(reason: &dyn std::fmt::Display) -> Error {
+    Error::new(Code::Stopped, format!("the broker has stopped: {reason}"))
 }
 
 /// Writes are refused for want of room.

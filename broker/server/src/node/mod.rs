@@ -17,12 +17,14 @@
 //! | `streams` | making, changing and deleting streams |
 //! | `upkeep` | retention, disk space, gauges: what is done now and then |
 //! | `start` | from a data directory to a running broker, and back |
+//! | `failure` | why a broker ends by itself, and what notices a thread that panics |
 //! | `error` | the one error that surfaces see |
 
 mod applier;
 mod audit;
 mod check;
 mod error;
+mod failure;
 mod membership;
 mod metrics;
 mod publish;
@@ -60,6 +62,7 @@ pub(crate) use anabranch_storage::log::{Shipment, Shipped};
 pub(crate) use anabranch_storage::tables::{KeyRange, Page, StreamMap};
 pub(crate) use check::{check_batch, check_keys, check_partition};
 pub(crate) use error::Error;
+pub(crate) use failure::{Alarm, Failure};
 pub(crate) use membership::{check_hello, keep as keep_membership, keep_patience};
 pub(crate) use publish::{Ack, AckRow, AckSink, Group, Left, Numbered, Outcome, Wish, token_of};
 pub(crate) use reads::{Read, ReadAt};
@@ -87,8 +90,9 @@ pub(crate) enum Phase {
     Ready,
     /// Finishing what was begun; new work is refused.
     Stopping,
-    /// The disk or the tables failed: nothing can be promised any more, and the process ends.
-    Failed(String),
+    /// The disk, the tables or a thread failed: nothing can be promised any more, and the process
+    /// ends.
+    Failed(Failure),
 }
 
 impl Phase {
@@ -136,6 +140,11 @@ impl Node {
         self.phase.subscribe()
     }
 
+    /// For a task that the broker cannot do without.
+    pub(crate) fn alarm(&self, name: &'static str) -> Alarm {
+        Alarm::new(&self.phase, name)
+    }
+
     /// The running broker.
     ///
     /// # Errors
@@ -160,7 +169,7 @@ fn phase_error(phase: &Phase) -> Option<Error> {
             Code::ShuttingDown,
             "the broker is shutting down; connect again in a moment",
         )),
-        Phase::Failed(reason) => Some(error::failed(reason)),
+        Phase::Failed(failure) => Some(error::failed(failure)),
     }
 }
 
@@ -299,7 +308,7 @@ impl Running {
         })?;
         match receiver.await {
             Ok(answer) => answer,
-            Err(_) => Err(error::failed("the writer ended")),
+            Err(_) => Err(error::failed(&"the writer ended")),
         }
     }
 
@@ -364,7 +373,7 @@ impl Running {
             return Ok(());
         }
         self.check_phase()?;
-        Err(error::failed("the writer ended"))
+        Err(error::failed(&"the writer ended"))
     }
 
     /// Waits until everything that the writer was given before is durable; tells what is held
@@ -389,7 +398,7 @@ impl Running {
             cluster: self.cluster,
             origin: self.origin,
             region: self.regions.region().clone(),
-            heads: heads.ok_or_else(|| error::failed("the writer ended"))?,
+            heads: heads.ok_or_else(|| error::failed(&"the writer ended"))?,
             members: self.regions.members().standings(),
             complete: self.regions.may_have_dropped(),
         })

@@ -5,6 +5,7 @@ mod asking;
 mod credit;
 mod entry;
 mod expecting;
+mod refusing;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 pub(crate) use credit::{LinkCredit, Ticket};
 pub(crate) use entry::Entry;
 pub(super) use expecting::Expected;
+pub(super) use refusing::Fault;
 pub(crate) use status::{LinkStatus, Status};
 
 use super::membership::parked_error;

@@ -1,5 +1,8 @@
 //! From a data directory to a running broker, and back. Recovery is this path and no other.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -23,6 +26,7 @@ use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
+use super::failure::{Alarm, Failure, fail};
 use super::metrics::WriterMetrics;
 use super::regions::{Begin, Regions};
 use super::residents::Residents;
@@ -304,10 +308,7 @@ fn run(
         durable: Arc::clone(&running.durable),
         moved: std::time::Instant::now(),
     };
-    let writer = spawn("log-writer", {
-        let phase = Arc::clone(&node.phase);
-        move || writer.run(&|reason| fail(&phase, "the log cannot be written", reason))
-    })?;
+    let writer = spawn_writer(&node.phase, writer)?;
     let folding = spawn_applier(node, &running, applier, runs)?;
     let upkeep = Upkeep::start(&running, cleaner, asked, config, data_dir.path())
         .map_err(|error| StartError::System(error.to_string()))?;
@@ -325,6 +326,18 @@ fn run(
     })
 }
 
+/// The writer, on its thread.
+pub(super) fn spawn_writer(
+    phase: &Arc<watch::Sender<Phase>>,
+    writer: Writer,
+) -> Result<JoinHandle<()>, StartError> {
+    let phase = Arc::clone(phase);
+    spawn("log-writer", move || {
+        let _alarm = Alarm::new(&phase, "log-writer");
+        writer.run(&|failure| fail(&phase, failure));
+    })
+}
+
 fn spawn_applier(
     node: &Node,
     running: &Arc<Running>,
@@ -333,8 +346,9 @@ fn spawn_applier(
 ) -> Result<JoinHandle<()>, StartError> {
     let (phase, running) = (Arc::clone(&node.phase), Arc::clone(running));
     spawn("applier", move || {
+        let _alarm = Alarm::new(&phase, "applier");
         if let Err(reason) = applier::run(applier, &running, &runs) {
-            fail(&phase, "the tables cannot be written", &reason);
+            fail(&phase, Failure::of_write(reason));
         }
     })
 }
@@ -435,11 +449,6 @@ fn reserve(config: &Config, path: &Path) -> u64 {
         .map(|stat| stat.f_blocks.saturating_mul(stat.f_frsize))
         .unwrap_or_default();
     config.data.reserve_bytes.on_disk_of(total)
-}
-
-fn fail(phase: &watch::Sender<Phase>, what: &str, reason: &str) {
-    tracing::error!(%reason, "{what}; writes stop");
-    phase.send_replace(Phase::Failed(reason.to_owned()));
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {

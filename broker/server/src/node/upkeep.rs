@@ -16,7 +16,7 @@ use metrics::{describe_gauge, gauge};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::{Error, Running, wall_clock_ms};
+use super::{Alarm, Error, Running, wall_clock_ms};
 use crate::config::Config;
 
 /// How often the disk is looked at and gauges are set.
@@ -28,6 +28,9 @@ pub(crate) enum Chore {
     Clean,
     /// Drop all that a deleted stream has before a position, then say so.
     Drop(StreamId, Position, oneshot::Sender<()>),
+    /// Panic, as a mistake in here would.
+    #[cfg(test)]
+    Panic,
 }
 
 /// The thread that does it.
@@ -55,7 +58,13 @@ impl Upkeep {
         describe();
         let thread = std::thread::Builder::new()
             .name("upkeep".to_owned())
-            .spawn(move || work.run(&chores))?;
+            .spawn({
+                let alarm = Alarm::new(&running.phase, "upkeep");
+                move || {
+                    work.run(&chores);
+                    drop(alarm);
+                }
+            })?;
         Ok(Self {
             thread,
             running: Arc::clone(running),
@@ -96,6 +105,8 @@ impl Work {
                     // Whoever asked may have given up.
                     let _ = done.send(());
                 }
+                #[cfg(test)]
+                Ok(Chore::Panic) => panic!("injected"),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -270,6 +281,12 @@ impl Running {
         let (done, _) = oneshot::channel();
         self.ask_upkeep(Chore::Drop(stream, self.reader.next_position(), done));
         self.tail.wake_all();
+    }
+
+    /// Makes upkeep panic.
+    #[cfg(test)]
+    pub(crate) fn break_upkeep(&self) {
+        self.ask_upkeep(Chore::Panic);
     }
 
     fn ask_upkeep(&self, chore: Chore) {

@@ -35,10 +35,10 @@ use tokio::sync::{oneshot, watch};
 
 use super::metrics::WriterMetrics;
 use super::publish::{AckRow, Answer, Numbered, Outcome, Reply, Submission};
-use super::regions::{Group, Regions, Ticket};
+use super::regions::{Fault, Group, Regions, Ticket};
 use super::residents::Residents;
 use super::tail::Tail;
-use super::{Error, error, wall_clock_ms};
+use super::{Error, Failure, error, wall_clock_ms};
 
 /// Bytes gathered before a sync, even if more is waiting. Groups of about 1 MiB reach the disk's
 /// full rate; four times that keeps latency in the milliseconds under overload.
@@ -92,29 +92,29 @@ pub(crate) struct Writer {
 impl Writer {
     /// Runs until it is told to stop or its last sender is gone. When the disk fails, says so to
     /// `failed`, and from then on refuses what comes.
-    pub(crate) fn run(mut self, failed: &dyn Fn(&str)) {
+    pub(crate) fn run(mut self, failed: &dyn Fn(Failure)) {
         let mut gathered = Gathered::default();
         while !gathered.stop {
             let first = match self.next_request(gathered.more_held) {
                 Ok(first) => Some(first),
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Err(reason) = self.try_again() {
-                        failed(&reason);
-                        return refuse_until_stopped(&self.inbox, &reason);
+                    if let Err(failure) = self.try_again() {
+                        failed(failure.clone());
+                        return refuse_until_stopped(&self.inbox, &failure);
                     }
                     None
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            if let Err(reason) = self.one_group(first, &mut gathered) {
-                failed(&reason);
-                gathered.refuse_all(&reason);
-                return refuse_until_stopped(&self.inbox, &reason);
+            if let Err(failure) = self.one_group(first, &mut gathered) {
+                failed(failure.clone());
+                gathered.refuse_all(&failure);
+                return refuse_until_stopped(&self.inbox, &failure);
             }
         }
         let checkpoint = self.sequencer.checkpoint();
         if let Err(error) = self.log.close(&checkpoint) {
-            failed(&error.to_string());
+            failed(Failure::of_write(error));
         }
     }
 
@@ -133,23 +133,23 @@ impl Writer {
         self.inbox.recv_timeout(patience)
     }
 
-    fn one_group(&mut self, first: Option<Request>, gathered: &mut Gathered) -> Result<(), String> {
+    fn one_group(
+        &mut self,
+        first: Option<Request>,
+        gathered: &mut Gathered,
+    ) -> Result<(), Failure> {
         match self.gather(first, gathered) {
             Ok(()) => {}
             Err(Stopped::NoRoom(error)) => self.note_room(Err(error))?,
-            Err(Stopped::Lost(error)) => {
-                return Err(format!(
-                    "{error}: it was rolled back; start the broker again with an empty data directory, and it gets all that its peers hold"
-                ));
-            }
+            Err(Stopped::Lost(error)) => return Err(self.lost(&error)),
         }
         let started = Instant::now();
         let bytes = self.log.pending_bytes();
-        self.log.write().map_err(|error| error.to_string())?;
+        self.log.write().map_err(Failure::of_write)?;
         // With the operating system, if not on the disk: what a killed process wrote is found
         // again at the next start, so the place in the log that this names is not given twice.
         gathered.tell(self.sequencer.origin(), Durability::Memory, &self.regions);
-        let run = self.log.sync().map_err(|error| error.to_string())?;
+        let run = self.log.sync().map_err(Failure::of_write)?;
         self.metrics.group(started.elapsed(), bytes, &run);
         self.tail.push(&run);
         let through = self.sequencer.next_position();
@@ -161,12 +161,24 @@ impl Writer {
         }
         gathered.clear(&self.sequencer);
         if !is_empty && self.applier.send((run, through)).is_err() {
-            return Err("the applier ended".to_owned());
+            return Err(Failure::of_write("the applier ended"));
         }
         if self.log.wants_roll() && !self.no_segment.load(Ordering::Relaxed) {
             self.roll()?;
         }
         Ok(())
+    }
+
+    /// Others hold what was written under this name and is not here. What can be had back is had back
+    /// by the next start, under another identity.
+    fn lost(&mut self, error: &AcceptError) -> Failure {
+        if matches!(error, AcceptError::OwnFork { .. }) {
+            return Failure::of_fork(error);
+        }
+        match self.log.doubt() {
+            Ok(()) => Failure::of_lost_log(error),
+            Err(failed) => Failure::of_write(format!("{failed}, after this was found: {error}")),
+        }
     }
 
     /// Tells who follows the log that all of it is durable.
@@ -189,13 +201,13 @@ impl Writer {
 
     /// Goes on in the next segment. Without room for one, publishes are refused until there is; what
     /// is on its way still goes into this one.
-    fn roll(&mut self) -> Result<(), String> {
+    fn roll(&mut self) -> Result<(), Failure> {
         let rolled = self.log.roll(self.sequencer.checkpoint());
         self.note_room(rolled)
     }
 
     /// Looks whether there is room again: for the next segment, or for a group in this one.
-    fn try_again(&mut self) -> Result<(), String> {
+    fn try_again(&mut self) -> Result<(), Failure> {
         if !self.no_segment.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -206,7 +218,7 @@ impl Writer {
         self.note_room(made)
     }
 
-    fn note_room(&self, made: Result<(), WriteError>) -> Result<(), String> {
+    fn note_room(&self, made: Result<(), WriteError>) -> Result<(), Failure> {
         match made {
             Ok(()) => {
                 self.no_segment.store(false, Ordering::Relaxed);
@@ -218,7 +230,7 @@ impl Writer {
                 }
                 Ok(())
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(Failure::of_write(error)),
         }
     }
 
@@ -373,14 +385,18 @@ impl Writer {
                     log.append_gaps(gaps, now);
                     gathered.tickets.push(ticket);
                 }
-                Some(Settled::Refused(_, error @ AcceptError::Own { .. }, _)) => {
-                    return Err(Stopped::Lost(error));
-                }
                 Some(Settled::Known(ticket)) => drop(ticket),
                 Some(Settled::Withheld(origin, ticket)) => residents.note_refused(origin, &ticket),
-                Some(Settled::Refused(origin, error, ticket)) => {
-                    regions.note_fork(origin, error.to_string());
-                    drop(ticket);
+                Some(Settled::Refused(_, error, ticket)) => {
+                    let peer = ticket.from().broker;
+                    match regions.fault(peer, &error) {
+                        Fault::OwnLog => return Err(Stopped::Lost(error)),
+                        Fault::Origin(origin) => regions.note_fork(origin, error.to_string()),
+                        Fault::Peer => {
+                            regions.end_link(peer, &error);
+                            holding.forget(|ticket| ticket.from().broker == peer);
+                        }
+                    }
                 }
                 Some(Settled::Taken(commit, ticket)) => {
                     self.moved = Instant::now();
@@ -414,7 +430,7 @@ fn refusal(error: &WriteError) -> Error {
             let why = "what is free is too little for more of the log";
             error::disk_full(why, &path.display().to_string())
         }
-        error => error::failed(&error.to_string()),
+        error => error::failed(error),
     }
 }
 
@@ -457,8 +473,8 @@ impl<'a> Known<'a> {
 }
 
 /// Nobody waits for an answer that never comes.
-fn refuse_until_stopped(inbox: &Receiver<Request>, reason: &str) {
-    let error = error::failed(reason);
+fn refuse_until_stopped(inbox: &Receiver<Request>, failure: &Failure) {
+    let error = error::failed(failure);
     for request in inbox {
         match request {
             Request::Publish(submission) => refuse(submission, &error),

@@ -409,10 +409,9 @@ impl Session {
 async fn going_away(phase: &mut watch::Receiver<Phase>) -> Problem {
     let ends = |phase: &Phase| matches!(phase, Phase::Stopping | Phase::Failed(_));
     match phase.wait_for(ends).await.as_deref() {
-        Ok(Phase::Failed(reason)) => Problem::new(
-            Code::Stopped,
-            format!("the broker stopped after a failed write: {reason}"),
-        ),
+        Ok(Phase::Failed(failure)) => {
+            Problem::new(Code::Stopped, format!("the broker has stopped: {failure}"))
+        }
         // The sender lives as long as the broker.
         _ => Problem::new(
             Code::ShuttingDown,

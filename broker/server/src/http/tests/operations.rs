@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::*;
 use crate::http::operations::OPENAPI;
+use crate::node::Phase;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_follows_the_broker_through_its_life() {
@@ -37,6 +39,24 @@ async fn health_follows_the_broker_through_its_life() {
         r#"{"status":"stopping"}"#
     );
     assert!(broker.get("/readyz").await.problem().starts_with("AB6002 "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_that_panics_is_shown_and_nothing_is_taken_any_more() {
+    let broker = Broker::with_streams().await;
+    broker.node.running().unwrap().break_upkeep();
+    let mut phase = broker.node.phase();
+    let failed = phase.wait_for(|phase| matches!(phase, Phase::Failed(_)));
+    let failed = tokio::time::timeout(Duration::from_secs(30), failed).await;
+    drop(failed.expect("it has failed").unwrap());
+    let said = "AB6003 the broker has stopped: its upkeep panicked";
+    for path in ["/readyz", "/livez"] {
+        let health = broker.get(path).await;
+        assert!(health.problem().starts_with(said), "{}", health.text());
+    }
+    let path = "/v1/streams/events/records";
+    let publish = broker.call("POST", path, &[JSON], "[1]").await;
+    assert!(publish.problem().starts_with(said), "{}", publish.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

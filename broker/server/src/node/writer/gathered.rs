@@ -10,6 +10,7 @@ use anabranch_protocol::ws::{AckLevel, Durability};
 use tokio::sync::oneshot;
 
 use super::super::error;
+use super::super::failure::Failure;
 use super::super::publish::{Ack, AckRow, AckSink, Answer, Budget, Outcome, Window, Wish};
 use super::super::regions::{Expected, Regions, Ticket};
 
@@ -95,9 +96,9 @@ impl Gathered {
         }
     }
 
-    pub(super) fn refuse_all(&mut self, reason: &str) {
+    pub(super) fn refuse_all(&mut self, failure: &Failure) {
         for waiting in self.waiting.drain(..) {
-            waiting.reply.refuse(error::failed(reason));
+            waiting.reply.refuse(error::failed(failure));
         }
     }
 

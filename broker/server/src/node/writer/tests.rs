@@ -13,8 +13,10 @@ use anabranch_storage::tables::{Applier, TablesOptions};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
+use super::super::Phase;
 use super::super::publish::{Ack, Budget, Group, Wish};
 use super::super::regions::Begin;
+use super::super::start::spawn_writer;
 use super::*;
 
 /// A writer, and what its threads would hold.
@@ -82,7 +84,7 @@ impl Scene {
     }
 
     /// What a publish is answered, and how its group ended.
-    fn publish(&mut self, to: StreamId, durability: Durability) -> (Answered, Result<(), String>) {
+    fn publish(&mut self, to: StreamId, durability: Durability) -> (Answered, Result<(), Failure>) {
         self.publish_record(record_for(to, b"key", b"value"), durability)
     }
 
@@ -90,7 +92,7 @@ impl Scene {
         &mut self,
         publish: Publish,
         durability: Durability,
-    ) -> (Answered, Result<(), String>) {
+    ) -> (Answered, Result<(), Failure>) {
         let (reply, mut answer) = oneshot::channel();
         let submission = Submission {
             publishes: vec![Numbered {
@@ -199,4 +201,45 @@ fn a_publish_to_a_stream_made_while_its_group_is_gathered_is_taken() {
         .apply(&scene.runs.try_recv().unwrap().0)
         .unwrap();
     known.still_there(&publish).unwrap();
+}
+
+/// A writer that would give a position twice stops at an assertion.
+#[test]
+fn a_writer_that_panics_makes_the_broker_fail() {
+    let mut scene = Scene::new();
+    let (_, ended) = scene.publish(StreamDefinition::system().id(), Durability::Disk);
+    ended.unwrap();
+    let mut writer = scene.writer;
+    writer.sequencer = Sequencer::new(writer.sequencer.origin());
+    let (inbox, requests) = crossbeam_channel::unbounded();
+    writer.inbox = requests;
+    let phase = Arc::new(watch::Sender::new(Phase::Ready));
+    let thread = spawn_writer(&phase, writer).unwrap();
+    let (reply, answer) = oneshot::channel();
+    let publish = record_for(StreamDefinition::system().id(), b"key", b"value");
+    let sent = inbox.send(Request::Publish(Submission {
+        publishes: vec![Numbered {
+            id: 0,
+            group: Group::One(publish),
+            wish: Wish::default(),
+        }],
+        reply: Reply::Once(reply),
+        budget: Budget {
+            broker: Arc::new(Semaphore::new(0)),
+            window: None,
+            permits: 1,
+        },
+    }));
+    assert!(sent.is_ok());
+    assert!(thread.join().is_err(), "it has panicked");
+    let phase = phase.borrow().clone();
+    let Phase::Failed(failure) = phase else {
+        panic!("{phase:?}");
+    };
+    let said = failure.to_string();
+    assert!(said.starts_with("its log-writer panicked"), "{said}");
+    assert!(
+        answer.blocking_recv().is_err(),
+        "nobody is told that it was written"
+    );
 }
