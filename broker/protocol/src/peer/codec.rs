@@ -240,6 +240,10 @@ fn read_hello(bytes: &mut Bytes) -> Result<Hello, BadMessage> {
     for _ in 0..bytes.try_get_u32_le()? {
         let origin = read_origin(bytes)?;
         let sequence = Sequence::new(bytes.try_get_u64_le()?);
+        // What is not held is not named, and the last number there is has none after it.
+        if sequence == Sequence::NONE || sequence.get() == u64::MAX {
+            return Err(BadMessage::Malformed);
+        }
         let mut chain = [0; 32];
         chain.copy_from_slice(&take(bytes, 32)?);
         heads.insert(origin, (sequence, Chain::new(chain)));
@@ -480,6 +484,26 @@ mod tests {
             for length in (0..body.len()).filter(|_| !is_block) {
                 assert!(read(body.slice(..length)).is_err(), "{message:?} {length}");
             }
+        }
+    }
+
+    #[test]
+    fn a_hello_with_a_sequence_that_cannot_be_is_refused() {
+        let PeerMessage::Hello(hello) = messages().remove(0) else {
+            panic!("the first message is a hello");
+        };
+        for (sequence, is_refused) in [
+            (0, true),
+            (1, false),
+            (u64::MAX - 1, false),
+            (u64::MAX, true),
+        ] {
+            let head = (Sequence::new(sequence), Chain::START);
+            let claims = PeerMessage::Hello(Hello {
+                heads: [(origin(1), head)].into_iter().collect(),
+                ..hello.clone()
+            });
+            assert_eq!(decode(bytes_of(&claims)).is_err(), is_refused, "{sequence}");
         }
     }
 
