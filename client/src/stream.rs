@@ -9,7 +9,7 @@ use anabranch_protocol::http::{PublishAnswer, RecordsPage, RowsPage, StreamInfo,
 use anabranch_protocol::position::From;
 use anabranch_protocol::record::Record;
 use anabranch_protocol::record::json::parse_row;
-use anabranch_protocol::ws::KeyFilter;
+use anabranch_protocol::ws::{AckLevel, KeyFilter};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -347,7 +347,21 @@ impl StreamHandle {
         key: &[u8],
         value: impl Into<Bytes>,
     ) -> Result<PublishAnswer, Error> {
-        let mut call = Call::new(Method::PUT, self.row_path(key));
+        self.put_row_with(key, value, &AckLevel::Disk).await
+    }
+
+    /// Writes the row of a key, and waits until it is acknowledged at this level.
+    ///
+    /// # Errors
+    /// As [`StreamHandle::put_row`]; and when other regions do not have it in time. Then it is
+    /// written here all the same.
+    pub async fn put_row_with(
+        &self,
+        key: &[u8],
+        value: impl Into<Bytes>,
+        ack: &AckLevel,
+    ) -> Result<PublishAnswer, Error> {
+        let mut call = Call::new(Method::PUT, self.write_path(key, ack));
         call.body = value.into();
         call.content_type = "application/octet-stream";
         self.client.http.ask(call).await?.json()
@@ -358,12 +372,32 @@ impl StreamHandle {
     /// # Errors
     /// As [`StreamHandle::put_row`].
     pub async fn delete_row(&self, key: &[u8]) -> Result<PublishAnswer, Error> {
-        let call = Call::new(Method::DELETE, self.row_path(key));
+        self.delete_row_with(key, &AckLevel::Disk).await
+    }
+
+    /// The same, and waits until it is acknowledged at this level.
+    ///
+    /// # Errors
+    /// As [`StreamHandle::put_row_with`].
+    pub async fn delete_row_with(
+        &self,
+        key: &[u8],
+        ack: &AckLevel,
+    ) -> Result<PublishAnswer, Error> {
+        let call = Call::new(Method::DELETE, self.write_path(key, ack));
         self.client.http.ask(call).await?.json()
     }
 
     fn rows_path(&self) -> String {
         format!("/v1/tables/{}/rows", encoded(self.name.as_bytes()))
+    }
+
+    fn write_path(&self, key: &[u8], ack: &AckLevel) -> String {
+        let path = self.row_path(key);
+        match ack {
+            AckLevel::Disk => path,
+            ack => format!("{path}?ack={}", encoded(ack.to_string().as_bytes())),
+        }
     }
 
     fn row_path(&self, key: &[u8]) -> String {

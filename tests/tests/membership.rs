@@ -168,6 +168,9 @@ async fn a_removed_region_is_not_shown_and_another_takes_its_place() {
     let answer = regions.end(1, "r2", "remove").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.json()["members"].as_array().unwrap().len(), 2);
+    let (printed, said) = run_rejoin(&regions).await;
+    assert!(printed.is_empty(), "{printed}");
+    assert!(said.contains("nothing was written out"), "{said}");
     // A new one gets what is there, and the deleted rows stay deleted.
     regions.join().await;
     equal(&regions, &[0, 1, 3], 10).await;
@@ -193,8 +196,8 @@ async fn park_the_third(regions: &Regions) {
     stable(regions, &[0, 1]).await;
 }
 
-/// Runs the command on the third one's folder; gives the keys of what nobody else has.
-async fn rejoin(regions: &Regions) -> Vec<Value> {
+/// Runs the command on the third one's folder; gives what it prints and what it says.
+async fn run_rejoin(regions: &Regions) -> (String, String) {
     let server = format!("http://{}", regions.broker(0).address());
     let mut command = command();
     command
@@ -204,7 +207,12 @@ async fn rejoin(regions: &Regions) -> Vec<Value> {
     let output = output.await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
-    let output = String::from_utf8(output.stdout).unwrap();
+    (String::from_utf8(output.stdout).unwrap(), said)
+}
+
+/// The same; gives the keys of what nobody else has.
+async fn rejoin(regions: &Regions) -> Vec<Value> {
+    let (output, _) = run_rejoin(regions).await;
     let line: Value = serde_json::from_str(output.lines().next().unwrap()).unwrap();
     assert_eq!(line["stream"], "t");
     let unsent = std::fs::read_to_string(line["file"].as_str().unwrap()).unwrap();

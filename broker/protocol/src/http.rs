@@ -219,6 +219,8 @@ pub struct Regions {
     pub members: Vec<Member>,
     /// Its links to other regions that are up.
     pub links: Vec<Link>,
+    /// The peers that it was told to dial.
+    pub peers: Vec<Peer>,
     /// Frames of other regions that wait here for what they follow.
     pub held: Held,
     /// What was written here and no other region has said that it holds.
@@ -229,6 +231,15 @@ pub struct Regions {
     pub differing: Vec<String>,
     /// Origins whose histories contradict each other. Their frames are not taken over.
     pub forks: Vec<String>,
+}
+
+impl Regions {
+    /// Whether there is a link to a broker.
+    #[must_use]
+    pub fn is_linked(&self, broker: &str) -> bool {
+        let mut origins = self.links.iter().map(|link| link.origin.split_once('.'));
+        origins.any(|origin| origin.is_some_and(|(linked, _)| linked == broker))
+    }
 }
 
 /// A broker that belongs to the cluster.
@@ -244,6 +255,15 @@ pub struct Member {
     pub waited_for: bool,
     /// Frames that it has not said that it holds, linked or not.
     pub lacks_frames: u64,
+}
+
+/// A peer that a broker was told to dial.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    /// Where: `host:port`.
+    pub address: String,
+    /// The broker that was met there; null if none was since the start.
+    pub broker: Option<String>,
 }
 
 /// Frames that wait.

@@ -387,6 +387,9 @@ pub(super) struct SubscribeArguments {
     /// local: that of the broker's log; total: the same in every region.
     #[arg(long, default_value = "local", value_parser = order)]
     pub(super) order: Order,
+    /// Wait until this token is reached, then begin.
+    #[arg(long)]
+    pub(super) token: Option<String>,
     #[command(flatten)]
     pub(super) target: Target,
 }
@@ -416,6 +419,10 @@ pub(super) struct PutArguments {
     pub(super) key: String,
     /// The value; `-` or nothing reads standard input.
     pub(super) value: Option<String>,
+    /// When it counts as written: disk, memory, regions:N (on disk in so many regions, this one
+    /// included) or region:NAME,NAME… (on disk in all of these).
+    #[arg(long, value_name = "LEVEL", default_value = "disk", value_parser = ack_level)]
+    pub(super) ack: AckLevel,
     #[command(flatten)]
     pub(super) target: Target,
 }
@@ -426,6 +433,10 @@ pub(super) struct DeleteArguments {
     pub(super) stream: String,
     /// The row's key.
     pub(super) key: String,
+    /// When it counts as deleted: disk, memory, regions:N (on disk in so many regions, this one
+    /// included) or region:NAME,NAME… (on disk in all of these).
+    #[arg(long, value_name = "LEVEL", default_value = "disk", value_parser = ack_level)]
+    pub(super) ack: AckLevel,
     #[command(flatten)]
     pub(super) target: Target,
 }
@@ -443,6 +454,9 @@ pub(super) struct RowsArguments {
     /// At most so many rows.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(super) limit: usize,
+    /// Wait until this token is reached.
+    #[arg(long)]
+    pub(super) token: Option<String>,
     #[command(flatten)]
     pub(super) target: Target,
 }

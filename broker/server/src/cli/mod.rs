@@ -9,6 +9,7 @@
 //! | [`broker`] | `dev` and `serve` |
 //! | [`dev`] | `dev` with several regions |
 //! | [`stream`], [`publish`], [`subscribe`], [`rows`], [`regions`] | the commands that talk to a broker |
+//! | [`waiting`] | what they wait for in other regions |
 //! | [`rejoin`] | putting the data of a parked broker aside |
 //! | [`verify`], [`doctor`] | whether what is on disk holds, and whether the machine does |
 
@@ -28,6 +29,7 @@ mod rows;
 mod stream;
 mod subscribe;
 mod verify;
+mod waiting;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -137,6 +137,11 @@ pub(crate) fn hint(message: &str) {
     }
 }
 
+/// Says what a script should find in its log, too, though it is no failure.
+pub(super) fn notice(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "{message}");
+}
+
 /// Bytes as one line of text: as they are, or as base64.
 pub(crate) fn text(bytes: &[u8]) -> String {
     if let Some(json) = as_json(bytes) {

@@ -18,6 +18,7 @@ use super::Ended;
 use super::arguments::{Merge, PublishArguments};
 use super::failure::Failure;
 use super::output::{self, Output};
+use super::waiting::Waiting;
 
 /// Bytes of standard input that are read at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -34,6 +35,7 @@ pub(super) async fn run(arguments: PublishArguments) -> Ended {
         ..PublisherOptions::default()
     };
     let publisher = stream.publisher(options).await?;
+    let mut waiting = Waiting::for_ack(&client, &arguments.ack);
     let mut sending = Sending {
         publisher,
         progress: output::progress(None, "published"),
@@ -41,13 +43,16 @@ pub(super) async fn run(arguments: PublishArguments) -> Ended {
         records: 0,
         last: None,
     };
-    let sent = match &arguments.value {
-        Some(value) => sending.one(arguments.key.as_deref(), value).await,
-        None => sending.standard_input().await,
+    let publishing = async {
+        let sent = match &arguments.value {
+            Some(value) => sending.one(arguments.key.as_deref(), value).await,
+            None => sending.standard_input().await,
+        };
+        // What came before a bad line is published all the same, and counted.
+        let done = sending.finish(Output::new(arguments.target.json)).await;
+        sent.and(done)
     };
-    // What came before a bad line is published all the same, and counted.
-    let done = sending.finish(Output::new(arguments.target.json)).await;
-    sent.and(done)?;
+    waiting.over(publishing).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anabranch_protocol::http::{Behind, Link, Regions};
+use anabranch_protocol::http::{Behind, Link, Member, Regions};
 use serde_json::json;
 
 use super::Ended;
@@ -35,18 +35,10 @@ fn show(target: &Target, regions: &Regions) -> Ended {
         row("origin", regions.origin.clone()),
         row("writes", regions.writes.clone()),
     ];
-    for member in &regions.members {
-        let waits = match (member.standing.as_str(), member.waited_for) {
-            ("active", _) => "",
-            (_, true) => ", waited for until all others know",
-            (_, false) => ", not waited for",
-        };
-        let lacks = match member.lacks_frames {
-            0 => String::new(),
-            frames => format!(", lacks {frames} frames"),
-        };
-        let what = format!("{}: {}{waits}{lacks}", member.broker, member.standing);
-        rows.push(row(format!("member in {}", member.region), what));
+    rows.extend(regions.members.iter().map(|held| member(regions, held)));
+    for peer in regions.peers.iter().filter(|peer| peer.broker.is_none()) {
+        let what = "never met since the start: is its address right, and does it run?";
+        rows.push(row(format!("peer {}", peer.address), what.to_owned()));
     }
     for link in &regions.links {
         let what = format!(
@@ -79,6 +71,28 @@ fn show(target: &Target, regions: &Regions) -> Ended {
     }
     Output::new(target.json).table(&["", ""], &rows, std::iter::once(json!(regions)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn member(regions: &Regions, member: &Member) -> Vec<String> {
+    let waits = match (member.standing.as_str(), member.waited_for) {
+        ("active", _) => "",
+        (_, true) => ", waited for until all others know",
+        (_, false) => ", not waited for",
+    };
+    let is_elsewhere = member.broker != regions.broker && member.standing == "active";
+    let linked = match is_elsewhere && !regions.is_linked(&member.broker) {
+        true => ", not linked",
+        false => "",
+    };
+    let lacks = match member.lacks_frames {
+        0 => String::new(),
+        frames => format!(", lacks {frames} frames"),
+    };
+    let what = format!(
+        "{}: {}{waits}{linked}{lacks}",
+        member.broker, member.standing
+    );
+    row(format!("member in {}", member.region), what)
 }
 
 fn row(name: impl Into<String>, what: String) -> Vec<String> {

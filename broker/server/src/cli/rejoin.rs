@@ -220,6 +220,9 @@ fn show(
     });
     output.table(&["stream", "records that nobody else has"], &rows, objects)?;
     output::hint(&format!("the old data lies in {}", aside.display()));
+    if counts.is_empty() {
+        output::notice("the others have all of its records: nothing was written out");
+    }
     if let Some((name, _)) = counts.first() {
         output::hint(&format!(
             "what should still count, publish again: anabranch pub {name} < {}",

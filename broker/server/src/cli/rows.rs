@@ -11,6 +11,7 @@ use super::Ended;
 use super::arguments::{DeleteArguments, GetArguments, PutArguments, RowsArguments};
 use super::failure::Failure;
 use super::output::{self, Output};
+use super::waiting::Waiting;
 
 /// Rows asked for at once.
 const PAGE: usize = 1000;
@@ -45,14 +46,17 @@ pub(super) async fn put(arguments: PutArguments) -> Ended {
         stream,
         key,
         value,
+        ack,
         target,
     } = arguments;
     let value = match value {
         Some(value) if value != "-" => value.into_bytes(),
         _ => standard_input()?,
     };
-    let handle = target.client()?.stream(&stream);
-    let answer = handle.put_row(key.as_bytes(), value).await?;
+    let client = target.client()?;
+    let handle = client.stream(&stream);
+    let put = handle.put_row_with(key.as_bytes(), value, &ack);
+    let answer = Waiting::for_ack(&client, &ack).over(put).await?;
     wrote(&answer, target.json)
 }
 
@@ -61,10 +65,13 @@ pub(super) async fn delete(arguments: DeleteArguments) -> Ended {
     let DeleteArguments {
         stream,
         key,
+        ack,
         target,
     } = arguments;
-    let handle = target.client()?.stream(&stream);
-    let answer = handle.delete_row(key.as_bytes()).await?;
+    let client = target.client()?;
+    let handle = client.stream(&stream);
+    let delete = handle.delete_row_with(key.as_bytes(), &ack);
+    let answer = Waiting::for_ack(&client, &ack).over(delete).await?;
     wrote(&answer, target.json)
 }
 
@@ -96,6 +103,7 @@ pub(super) async fn list(arguments: RowsArguments) -> Ended {
     let handle = arguments.target.client()?.stream(&arguments.stream);
     let mut rows: Vec<Row> = Vec::new();
     let mut after = arguments.after.clone().map(Bytes::from);
+    let mut token = arguments.token.clone();
     let more = loop {
         let wanted = (arguments.limit - rows.len()).min(PAGE);
         if wanted == 0 {
@@ -106,7 +114,12 @@ pub(super) async fn list(arguments: RowsArguments) -> Ended {
             after,
             limit: u32::try_from(wanted).ok(),
         };
-        let page = handle.rows(&range).await?.value;
+        // The pages after the first come from the same broker, which does not go back.
+        let read = ReadOptions {
+            token: token.take(),
+            wait: None,
+        };
+        let page = handle.rows_with(&range, &read).await?.value;
         rows.extend(page.rows);
         after = page.next;
         if after.is_none() {

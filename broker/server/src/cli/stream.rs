@@ -1,9 +1,10 @@
 //! Creating, listing, showing, altering, trimming and deleting streams.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use anabranch_client::{Problem, StreamDefinition, StreamName};
+use anabranch_client::{Problem, Regions, StreamDefinition, StreamName};
 use anabranch_protocol::http::{Retention, StreamInfo};
 use serde_json::{Value, json};
 
@@ -51,8 +52,33 @@ pub(super) async fn run(command: StreamCommand) -> Ended {
 
 async fn create(wish: &Value, target: &Target) -> Ended {
     let definition = StreamDefinition::from_json(wish).map_err(Problem::from)?;
-    let info = target.client()?.create_stream(&definition).await?;
+    let client = target.client()?;
+    let info = client.create_stream(&definition).await?;
+    if let Some(names) = &info.regions {
+        warn_of_strangers(names, &client.regions().await?);
+    }
     print_one(&info, target)
+}
+
+/// A region may come later. More often its name was mistyped, and what is written waits for nobody.
+fn warn_of_strangers(names: &[String], regions: &Regions) {
+    let members = regions.members.iter();
+    let there: BTreeSet<&str> = members
+        .filter(|member| member.standing == "active")
+        .map(|member| member.region.as_str())
+        .chain([regions.region.as_str()])
+        .collect();
+    let strange: Vec<&str> = (names.iter().map(String::as_str))
+        .filter(|name| !there.contains(name))
+        .collect();
+    if !strange.is_empty() {
+        let there: Vec<&str> = there.into_iter().collect();
+        output::notice(&format!(
+            "warning: no broker is in {}; those that are there are in {}. If that is a mistake, delete the stream and create it again: its regions cannot change",
+            strange.join(", "),
+            there.join(", ")
+        ));
+    }
 }
 
 async fn list(target: &Target) -> Ended {

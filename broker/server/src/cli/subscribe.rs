@@ -6,13 +6,17 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::task::Poll;
 
-use anabranch_client::{Delivered, Event, From, KeyFilter, Record, Row, SubscribeOptions};
+use anabranch_client::{
+    Delivered, Event, From, KeyFilter, Order, ReadOptions, Record, Row, RowRange, StreamHandle,
+    SubscribeOptions,
+};
 use anabranch_protocol::record::json::{write_record, write_row};
 use futures_util::poll;
 
 use super::arguments::SubscribeArguments;
 use super::failure::Failure;
 use super::output::{self, Output};
+use super::waiting::Waiting;
 use super::{Ended, interrupted};
 
 /// Prints until the limit, an interruption, or an error.
@@ -27,7 +31,12 @@ pub(super) async fn run(arguments: SubscribeArguments) -> Ended {
         order: arguments.order,
         ..SubscribeOptions::default()
     };
-    let stream = arguments.target.client()?.stream(&arguments.stream);
+    let client = arguments.target.client()?;
+    let stream = client.stream(&arguments.stream);
+    if let Some(token) = &arguments.token {
+        reach(&stream, token).await?;
+    }
+    let mut waiting = Waiting::for_order(&client, arguments.order == Order::Total);
     let mut subscription = stream.subscribe_with(from, options).await?;
     let mut stop = pin!(interrupted());
     let mut printer = Printer::new(arguments.target.json);
@@ -40,7 +49,7 @@ pub(super) async fn run(arguments: SubscribeArguments) -> Ended {
                 // Nothing more has come: show what has.
                 printer.out.flush()?;
                 tokio::select! {
-                    event = next => event?,
+                    event = waiting.over(next) => event?,
                     () = &mut stop => break,
                 }
             }
@@ -52,6 +61,16 @@ pub(super) async fn run(arguments: SubscribeArguments) -> Ended {
         output::hint(&format!("go on after this with: --from {cursor}"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A read waits for a token; a subscription does not.
+async fn reach(stream: &StreamHandle, token: &str) -> Result<(), Failure> {
+    let none = RowRange {
+        limit: Some(1),
+        ..RowRange::default()
+    };
+    stream.rows_with(&none, &ReadOptions::after(token)).await?;
+    Ok(())
 }
 
 fn filter(arguments: &SubscribeArguments) -> KeyFilter<'static> {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use anabranch_core::audit::Audit;
 use anabranch_core::members::Standing;
 use anabranch_core::vector::VersionVector;
-use anabranch_protocol::http::{Behind, Digest, Held, Link, Member, Regions};
+use anabranch_protocol::http::{Behind, Digest, Held, Link, Member, Peer, Regions};
 use axum::extract::{Request, State};
 use http::StatusCode;
 
@@ -71,6 +71,12 @@ fn regions(cluster: String, running: &Running, status: Status) -> Regions {
         members: shown_members,
         links: (status.links.into_iter())
             .map(|status| link(running, status))
+            .collect(),
+        peers: (status.peers.into_iter())
+            .map(|(address, broker)| Peer {
+                address,
+                broker: broker.map(|broker| broker.to_string()),
+            })
             .collect(),
         held: Held {
             frames: status.held_frames as u64,

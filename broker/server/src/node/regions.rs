@@ -142,6 +142,8 @@ pub(crate) struct Regions {
     tables: Tables,
     /// How many peers are named; `None` where this broker is alone and takes no links.
     expected: Option<usize>,
+    /// Where they are.
+    named: Vec<String>,
 }
 
 /// What the writer has made durable at once.
@@ -167,6 +169,8 @@ pub(crate) struct Begin {
     pub(crate) tables: Tables,
     /// How many other brokers are named; `None` where this one is alone and takes no links.
     pub(crate) expected: Option<usize>,
+    /// Where they are.
+    pub(crate) named: Vec<String>,
     /// What the log says of who belongs to the cluster.
     pub(crate) members: Members,
     /// Whether the log may have lost its end.
@@ -185,6 +189,7 @@ impl Regions {
             durable,
             tables,
             expected,
+            named,
             members,
             is_unproven,
         } = begin;
@@ -215,6 +220,7 @@ impl Regions {
             changed: watch::Sender::new(0),
             tables,
             expected,
+            named,
         };
         let nothing = Group {
             durable,

@@ -418,6 +418,7 @@ fn new_running(
             durable: next,
             tables: tables.clone(),
             expected,
+            named: config.listen.peers.clone(),
             members,
             is_unproven,
         })),

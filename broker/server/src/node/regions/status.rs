@@ -46,6 +46,8 @@ pub(crate) struct Status {
     /// Frames that other members have not said that they hold, linked or not.
     pub(crate) lacks: BTreeMap<BrokerId, u64>,
     pub(crate) links: Vec<LinkStatus>,
+    /// The peers that are named, and who was met there since the start.
+    pub(crate) peers: Vec<(String, Option<BrokerId>)>,
     /// Frames that wait for what they follow.
     pub(crate) held_frames: usize,
     pub(crate) held_bytes: usize,
@@ -93,6 +95,9 @@ impl Regions {
             members,
             links: (state.links.iter())
                 .map(|(peer, link)| state.link_status(*peer, link, now))
+                .collect(),
+            peers: (self.named.iter())
+                .map(|address| (address.clone(), state.named_met.get(address).copied()))
                 .collect(),
             held_frames: state.waiting.0,
             held_bytes: state.waiting.1,

@@ -56,6 +56,7 @@ impl Scene {
             durable: next,
             tables: tables.clone(),
             expected: None,
+            named: Vec::new(),
             members: Members::EMPTY,
             is_unproven: false,
         });
