@@ -389,13 +389,10 @@ impl Writer {
                 Some(Settled::Withheld(origin, ticket)) => residents.note_refused(origin, &ticket),
                 Some(Settled::Refused(_, error, ticket)) => {
                     let peer = ticket.from().broker;
-                    match regions.fault(peer, &error) {
+                    match regions.refuse(peer, &error) {
                         Fault::OwnLog => return Err(Stopped::Lost(error)),
-                        Fault::Origin(origin) => regions.note_fork(origin, error.to_string()),
-                        Fault::Peer => {
-                            regions.end_link(peer, &error);
-                            holding.forget(|ticket| ticket.from().broker == peer);
-                        }
+                        Fault::Origin(_) => {}
+                        Fault::Peer => holding.forget(|ticket| ticket.from().broker == peer),
                     }
                 }
                 Some(Settled::Taken(commit, ticket)) => {

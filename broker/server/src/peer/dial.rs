@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anabranch_protocol::error::Code;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Common, link};
@@ -37,7 +38,9 @@ pub(super) async fn keep(node: Arc<Node>, peer: PeerAddress, common: Common) {
     let mut last = None;
     loop {
         let started = Instant::now();
-        let (reason, duplicate) = once(&node, &peer, &common).await;
+        let attempt = once(Arc::clone(&node), peer.clone(), common.clone());
+        let ended = apart(attempt).await;
+        let (reason, duplicate) = ended.unwrap_or_else(|| ("the link panicked".to_owned(), false));
         // A peer that is down for hours is told of once, not with every attempt.
         if last.as_ref() == Some(&reason) || duplicate {
             tracing::debug!(%peer, %reason, "no link");
@@ -56,13 +59,32 @@ pub(super) async fn keep(node: Arc<Node>, peer: PeerAddress, common: Common) {
     }
 }
 
-async fn once(node: &Arc<Node>, peer: &PeerAddress, common: &Common) -> (String, bool) {
+/// Does something in a task of its own, so that a panic in there ends nothing but that. It is aborted
+/// with who waits for it.
+async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    let mut task = JoinSet::new();
+    task.spawn(work);
+    task.join_next().await?.ok()
+}
+
+async fn once(node: Arc<Node>, peer: PeerAddress, common: Common) -> (String, bool) {
     match timeout(CONNECT_BUDGET, TcpStream::connect(&peer.0)).await {
         Ok(Ok(stream)) => {
-            let ended = link::run(node, stream, (Dialled::Here, Some(peer)), common).await;
+            let ended = link::run(&node, stream, (Dialled::Here, Some(&peer)), &common).await;
             (ended.to_string(), ended.code() == Some(Code::DuplicateLink))
         }
         Ok(Err(error)) => (error.to_string(), false),
         Err(_) => ("it does not answer".to_owned(), false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_link_that_panics_ends_no_dialling() {
+        assert_eq!(apart(async { 7 }).await, Some(7));
+        assert_eq!(apart::<u8>(async { panic!("injected") }).await, None);
     }
 }

@@ -17,15 +17,26 @@ use super::{Regions, State};
 pub(in crate::node) enum Fault {
     /// This broker's log lacks what was written under its name.
     OwnLog,
-    /// The frame's origin has two histories.
+    /// The frame's origin has two histories. It is shown as forked.
     Origin(Origin),
     /// The peer's, as far as can be told. Its link ends.
     Peer,
 }
 
 impl Regions {
-    /// Whose fault it is that a frame is refused which came from this peer.
-    pub(in crate::node) fn fault(&self, peer: BrokerId, error: &AcceptError) -> Fault {
+    /// A frame that came from this peer can never be taken over. Whose fault that is, after what follows
+    /// from it was done.
+    pub(in crate::node) fn refuse(&self, peer: BrokerId, error: &AcceptError) -> Fault {
+        let fault = self.fault(peer, error);
+        match fault {
+            Fault::OwnLog => {}
+            Fault::Origin(origin) => self.note_fork(origin, error.to_string()),
+            Fault::Peer => self.end_link(peer, error),
+        }
+        fault
+    }
+
+    fn fault(&self, peer: BrokerId, error: &AcceptError) -> Fault {
         let state = self.state.lock();
         match *error {
             AcceptError::Own { .. } => Fault::OwnLog,
@@ -51,7 +62,7 @@ impl Regions {
     }
 
     /// Ends the link to a peer that has sent what it cannot have.
-    pub(in crate::node) fn end_link(&self, peer: BrokerId, error: &AcceptError) {
+    fn end_link(&self, peer: BrokerId, error: &AcceptError) {
         let problem = match error {
             AcceptError::TooManyOrigins { .. } => Error::new(
                 Code::TooManyOrigins,
