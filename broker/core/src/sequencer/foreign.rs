@@ -10,7 +10,7 @@ use crate::clock::HybridTimestamp;
 use crate::frame::{Chain, Commit, CommitPart, FrameHeader};
 use crate::gap::Gap;
 use crate::id::{Origin, Sequence, StreamId};
-use crate::limits::{MAX_CLOCK_AHEAD_MS, MAX_ORIGINS};
+use crate::limits::{MAX_CLOCK_AHEAD_MS, MAX_ORIGINS, SPARE_ORIGINS};
 use crate::vector::VersionVector;
 
 /// A frame that was relayed, byte for byte.
@@ -86,7 +86,7 @@ pub enum AcceptError {
     },
     /// It is the first of its origin, and there are too many already.
     #[error(
-        "frame of {origin}, of which there was none: there are frames of {MAX_ORIGINS} origins here, and a context has no room for more"
+        "frame of {origin}, of which there was none: there are frames of {MAX_ORIGINS} origins and more here, and a context has no room for others"
     )]
     TooManyOrigins {
         /// The one too many.
@@ -270,7 +270,11 @@ impl Sequencer {
     /// Whether a frame of this origin may come, beside the first ones of so many others.
     fn check_origins(&self, origin: Origin, others: usize) -> Result<(), AcceptError> {
         let is_new = origin != self.origin && !self.heads.contains_key(&origin);
-        match is_new && self.heads.len() + others >= MAX_ORIGINS {
+        let most = match self.members.get(origin.broker) {
+            Some(_) => MAX_ORIGINS + SPARE_ORIGINS,
+            None => MAX_ORIGINS,
+        };
+        match is_new && self.heads.len() + others >= most {
             true => Err(AcceptError::TooManyOrigins { origin }),
             false => Ok(()),
         }

@@ -3,9 +3,11 @@
 use super::*;
 use crate::batch::{BatchBuilder, NewRecord};
 use crate::gap::Gap;
-use crate::id::{BrokerId, Epoch};
+use crate::id::{BrokerId, Epoch, RegionName};
 use crate::limits::MAX_ORIGINS;
+use crate::members::{self, Standing};
 use crate::producer::ProducerStamp;
+use crate::stream::StreamDefinition;
 use proptest::prelude::*;
 
 fn origin() -> Origin {
@@ -215,12 +217,30 @@ fn frames_of_more_origins_than_a_context_has_room_for_are_refused() {
         let too_many = matches!(refused, Err(AcceptError::TooManyOrigins { .. }));
         assert!(too_many, "{refused:?}");
     }
+    assert_eq!(state.vector().len(), MAX_ORIGINS);
+    // A member is no stranger.
+    let broker = one_more.origin().broker;
+    let region = RegionName::parse("far").unwrap();
+    let batch = members::batch(broker, Standing::Active, &region, 1).unwrap();
+    let member = Publish {
+        stream: StreamDefinition::members().id(),
+        partition: PartitionId::new(0),
+        batch,
+    };
+    let mut frame = state.open();
+    frame.add(&[member], &mut Vec::new()).unwrap();
+    let told = frame.close(3).unwrap();
+    assert_eq!(told.header.context.len(), MAX_ORIGINS);
+    let mut joined = Sequencer::new(other(MAX_ORIGINS + 1));
+    state.accept(&write(&mut joined, 1), 10).unwrap();
+    let refused = state.judge(&write(&mut Sequencer::new(other(0)), 1), 10);
+    assert!(refused.is_err(), "another stranger");
     // Those that are known go on, and so does what is written here.
     let mut known = Sequencer::new(other(MAX_ORIGINS));
     write(&mut known, 1);
     state.accept(&write(&mut known, 2), 10).unwrap();
     let own = write(&mut state, 3);
-    assert_eq!(own.header().context.len(), MAX_ORIGINS);
+    assert_eq!(own.header().context.len(), 2, "since the frame before");
 }
 
 #[test]

@@ -108,8 +108,19 @@ pub(crate) fn start(node: &Arc<Node>, config: &Config) -> Result<Stopper, StartE
     replay(node, &opened.reader, &tables, &mut applier)?;
     stay_in_region(node, &data_dir, &tables)?;
     let stopper = run(node, config, data_dir, opened, (tables, applier, expected))?;
-    node.phase.send_replace(Phase::Ready);
+    begin_serving(&node.phase);
     Ok(stopper)
+}
+
+/// A thread may have failed already: then nothing is served.
+fn begin_serving(phase: &watch::Sender<Phase>) {
+    phase.send_if_modified(|phase| {
+        let starts = matches!(phase, Phase::Starting(_));
+        if starts {
+            *phase = Phase::Ready;
+        }
+        starts
+    });
 }
 
 /// What is in the directory was let in because of where the broker stood. Under another region's

@@ -58,3 +58,14 @@ fn an_applier_that_panics_makes_the_broker_fail() {
     assert!(said.starts_with("its applier panicked"), "{said}");
     stopper.stop();
 }
+
+#[test]
+fn what_fails_before_the_start_is_over_stays_failed() {
+    let phase = watch::Sender::new(Phase::Starting("a test".to_owned()));
+    fail(&phase, Failure::of_write("no disk"));
+    begin_serving(&phase);
+    assert!(matches!(&*phase.borrow(), Phase::Failed(_)));
+    let phase = watch::Sender::new(Phase::Starting("a test".to_owned()));
+    begin_serving(&phase);
+    assert!(phase.borrow().is_ready());
+}
