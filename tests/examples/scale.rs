@@ -21,11 +21,11 @@ use anabranch_core::members::Members;
 use anabranch_core::mesh::Mesh;
 use anabranch_core::sequencer::{Publish, Sequencer};
 use anabranch_core::stability::Report;
-use anabranch_protocol::peer::block::{self, Item};
-use anabranch_protocol::peer::{PeerMessage, encode};
+use anabranch_protocol::peer::block::{Block, BlockReader, BlockWriter, Item};
+use anabranch_protocol::peer::{Encoder, PeerMessage};
 use anabranch_tests::repository;
 use anabranch_tests::sim::founded_by;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 /// Brokers that are linked with all others of them.
 const HUBS: usize = 16;
@@ -33,11 +33,12 @@ const HUBS: usize = 16;
 /// How often a link reports at most, in milliseconds, and how many bytes of reports it takes in that
 /// time: as `peer/link.rs` does.
 const REPORT_EVERY_MS: f64 = 2.0;
-const REPORT_BYTES_PER_MS: f64 = 100.0;
+const REPORT_BYTES_PER_MS: f64 = 50.0;
 
-/// Ticks before measuring, and ticks measured.
-const WARM_UP: usize = 5;
-const MEASURED: usize = 6;
+/// Ticks in which all links begin, ticks before measuring, and ticks measured.
+const BEGIN_TICKS: usize = 6;
+const WARM_UP: usize = 8;
+const MEASURED: usize = 20;
 
 const REGIONS: [usize; 6] = [3, 7, 16, 50, 100, 175];
 
@@ -55,13 +56,18 @@ struct Link {
     to: usize,
     of: BTreeSet<BrokerId>,
     position: usize,
+    writer: BlockWriter,
+    reader: BlockReader,
+    encoder: Encoder,
+    next_report: f64,
+    report_bytes_per_ms: f64,
+    longest_pause: f64,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Said {
     frames: f64,
-    contexts: f64,
-    packed: f64,
+    heads: f64,
     reports: f64,
     records: f64,
 }
@@ -84,6 +90,12 @@ fn links(regions: usize) -> Vec<Link> {
             to,
             of,
             position: 0,
+            writer: BlockWriter::default(),
+            reader: BlockReader::default(),
+            encoder: Encoder::default(),
+            next_report: 0.0,
+            report_bytes_per_ms: 0.0,
+            longest_pause: 0.0,
         });
     };
     for from in 0..hubs {
@@ -155,8 +167,8 @@ impl Broker {
         self.log.extend(frame.close(now_ms));
     }
 
-    fn take(&mut self, items: Bytes, now_ms: u64) {
-        for item in block::read(items).expect("it was just written") {
+    fn take(&mut self, items: Vec<Item>, now_ms: u64) {
+        for item in items {
             if let Item::Frame(frame) = item {
                 self.holding.offer(frame, ());
             }
@@ -178,45 +190,54 @@ impl Broker {
 }
 
 /// What is shipped over a link in a tick, and what of it is not payload.
-fn ship(link: &mut Link, log: &[Commit], sum: &mut Said) -> Bytes {
-    let mut items = BytesMut::new();
-    let (mut payload, mut bodies) = (0, Vec::new());
+fn ship(link: &mut Link, log: &[Commit], sum: &mut Said) -> Option<Block> {
+    let mut payload = 0;
     for commit in &log[link.position..] {
         if link.of.contains(&commit.header.origin.broker) {
-            block::put_frame(commit, &mut items);
-            let mut context = Vec::new();
-            commit.header.context.encode(&mut context);
-            sum.contexts += context.len() as f64;
+            link.writer.put_frame(commit);
+            sum.frames += 1.0;
             sum.records += f64::from(commit.header.record_count());
-            for batch in commit.parts.iter().filter_map(|part| part.batch.as_ref()) {
-                payload += batch.len();
-                bodies.extend_from_slice(batch.bytes());
-            }
+            let batches = commit.parts.iter().filter_map(|part| part.batch.as_ref());
+            payload += batches.map(Batch::len).sum::<usize>();
         }
     }
     link.position = log.len();
-    let items = items.freeze();
+    let block = link.writer.take()?;
     let mut message = BytesMut::new();
-    let raw = u32::try_from(items.len()).expect("blocks are bounded");
-    let block = PeerMessage::Block {
+    let said = PeerMessage::Block {
         compressed: false,
-        raw,
-        items: items.clone(),
+        inflated: u32::try_from(block.bodies.len()).expect("blocks are bounded"),
+        block: block.clone(),
     };
-    encode(&block, &mut message);
-    sum.frames += (message.len() - payload) as f64;
-    let packed = |bytes: &[u8]| zstd::bulk::compress(bytes, 1).expect("in memory").len() as f64;
-    sum.packed += packed(&items) - packed(&bodies);
-    items
+    link.encoder.encode(&said, &mut message);
+    sum.heads += (message.len() - payload) as f64;
+    Some(block)
 }
 
-fn report(link: &Link, from: &Broker, ticks_ms: f64, sum: &mut Said) -> Vec<Report> {
-    let reports = from.mesh.news(Some(&link.of), false).reports;
-    let mut message = BytesMut::new();
-    encode(&PeerMessage::Reports(reports.clone()), &mut message);
-    let bytes = message.len() as f64;
-    let every_ms = REPORT_EVERY_MS.max(bytes / REPORT_BYTES_PER_MS);
-    sum.reports += bytes * ticks_ms / every_ms;
+/// Reports go out as often as they may, or with each tick while all links begin. What they take of
+/// the link until the next ones is what is counted.
+fn report(
+    link: &mut Link,
+    from: &Broker,
+    (at_ms, tick_ms): (f64, f64),
+    sum: &mut Said,
+) -> Vec<Report> {
+    let mut reports = Vec::new();
+    let begins = at_ms < BEGIN_TICKS as f64 * tick_ms;
+    if begins || at_ms >= link.next_report {
+        reports = from.mesh.news(Some(&link.of), false).reports;
+        let mut message = BytesMut::new();
+        let said = PeerMessage::Reports(reports.clone());
+        link.encoder.encode(&said, &mut message);
+        let pause = REPORT_EVERY_MS.max(message.len() as f64 / REPORT_BYTES_PER_MS);
+        link.report_bytes_per_ms = message.len() as f64 / pause;
+        link.next_report = at_ms + pause;
+        link.longest_pause = match begins {
+            true => 0.0,
+            false => link.longest_pause.max(pause),
+        };
+    }
+    sum.reports += link.report_bytes_per_ms * tick_ms;
     reports
 }
 
@@ -224,30 +245,37 @@ struct Measured {
     regions: usize,
     sum: Said,
     kilobytes: f64,
+    /// The longest that a link had to wait between reports, in milliseconds.
+    pause: f64,
     heal: usize,
 }
 
 fn tick(
     brokers: &mut [Broker],
     links: &mut [Link],
-    (now, ms): (u64, f64),
+    (now, at_ms, tick_ms): (u64, f64, f64),
     cut: Option<usize>,
 ) -> Said {
     let mut sum = Said::default();
     let mut arriving = Vec::new();
-    for link in links.iter_mut() {
+    for (number, link) in links.iter_mut().enumerate() {
         if cut.is_none_or(|cut| link.from != cut && link.to != cut) {
-            let items = ship(link, &brokers[link.from].log, &mut sum);
-            let reports = report(link, &brokers[link.from], ms, &mut sum);
-            arriving.push((link.to, items, reports));
+            let block = ship(link, &brokers[link.from].log, &mut sum);
+            let reports = report(link, &brokers[link.from], (at_ms, tick_ms), &mut sum);
+            arriving.push((number, block, reports));
         }
     }
-    for (to, items, reports) in arriving {
-        brokers[to].take(items, now);
-        brokers[to].settle();
+    for (number, block, reports) in arriving {
+        let link = &mut links[number];
+        if let Some(block) = block {
+            let items = link.reader.read(&block).expect("it was just written");
+            brokers[link.to].take(items, now);
+        }
+        let broker = &mut brokers[link.to];
+        broker.settle();
         reports
             .into_iter()
-            .for_each(|report| brokers[to].mesh.hear(report));
+            .for_each(|report| broker.mesh.hear(report));
     }
     sum
 }
@@ -255,12 +283,12 @@ fn tick(
 /// What a broker keeps of all others, encoded: its sequencer, and the newest report of each.
 fn state_kilobytes(broker: &Broker, regions: usize) -> f64 {
     let all = (0..regions).map(id).collect();
-    let mut reports = BytesMut::new();
-    encode(
-        &PeerMessage::Reports(broker.mesh.news(Some(&all), false).reports),
-        &mut reports,
-    );
-    (broker.sequencer.checkpoint().len() + reports.len()) as f64 / 1000.0
+    let reports = broker.mesh.news(Some(&all), false).reports;
+    let mut encoded = broker.sequencer.checkpoint();
+    for report in reports {
+        report.applied.encode(&mut encoded);
+    }
+    encoded.len() as f64 / 1000.0
 }
 
 fn measure(regions: usize, rate: f64, tick_ms: f64) -> Measured {
@@ -279,11 +307,11 @@ fn measure(regions: usize, rate: f64, tick_ms: f64) -> Measured {
             }
             broker.settle();
         }
-        let said = tick(&mut brokers, &mut links, (now, tick_ms), None);
+        let times = (now, round as f64 * tick_ms, tick_ms);
+        let said = tick(&mut brokers, &mut links, times, None);
         if round >= WARM_UP {
             sum.frames += said.frames;
-            sum.contexts += said.contexts;
-            sum.packed += said.packed;
+            sum.heads += said.heads;
             sum.reports += said.reports;
             sum.records += said.records;
         }
@@ -292,6 +320,7 @@ fn measure(regions: usize, rate: f64, tick_ms: f64) -> Measured {
     }
     Measured {
         regions,
+        pause: links.iter().map(|l| l.longest_pause).fold(0.0, f64::max),
         heal: heal(&mut brokers, &mut links, tick_ms),
         sum,
         kilobytes,
@@ -323,10 +352,10 @@ fn heal(brokers: &mut [Broker], links: &mut [Link], tick_ms: f64) -> usize {
             broker.write(1, now);
             broker.settle();
         }
-        tick(brokers, links, (now, tick_ms), Some(cut));
+        tick(brokers, links, (now, 0.0, tick_ms), Some(cut));
     }
     for ticks in 1..50 {
-        tick(brokers, links, (now, tick_ms), None);
+        tick(brokers, links, (now, 0.0, tick_ms), None);
         let all = brokers[0].sequencer.vector();
         let is_same =
             |broker: &Broker| broker.sequencer.vector() == all && broker.mesh.stable() == all;
@@ -343,9 +372,9 @@ fn main() {
         .and_then(|n| n.parse().ok())
         .unwrap_or(175);
     println!(
-        "| records/s | tick ms | regions | records a frame | frames, bytes a record | of that contexts | frames under zstd | reports, bytes a record | state per broker, encoded, kB | ticks until all is known to be equal after a cut |"
+        "| records/s | a frame each | regions | records a frame | bytes before a frame's batches | bytes a record: frames | reports | together | longest pause of reports | state per broker, encoded | ticks |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     let mut curves: BTreeMap<(u64, u64), Vec<Measured>> = BTreeMap::new();
     for (rate, tick_ms) in [
         (1_000_000.0, 1.0),
@@ -357,12 +386,13 @@ fn main() {
             let measured = measure(regions, rate, tick_ms);
             let per = |bytes: f64| bytes / measured.sum.records.max(1.0);
             println!(
-                "| {rate:.0} | {tick_ms:.0} | {regions} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {} |",
+                "| {rate:.0} | {tick_ms:.0} ms | {regions} | {:.1} | {:.1} | {:.2} | {:.2} | {:.2} | {:.0} ms | {:.0} kB | {} |",
                 rate / regions as f64 * tick_ms / 1000.0,
-                per(measured.sum.frames),
-                per(measured.sum.contexts),
-                per(measured.sum.packed),
+                measured.sum.heads / measured.sum.frames.max(1.0),
+                per(measured.sum.heads),
                 per(measured.sum.reports),
+                per(measured.sum.heads + measured.sum.reports),
+                measured.pause,
                 measured.kilobytes,
                 measured.heal,
             );
@@ -403,7 +433,7 @@ fn plot(curves: &BTreeMap<(u64, u64), Vec<Measured>>) {
                 .iter()
                 .map(|m| {
                     let bytes = if what == "frames" {
-                        m.sum.frames
+                        m.sum.heads
                     } else {
                         m.sum.reports
                     };

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anabranch_protocol::peer::block::{self, Item};
-use anabranch_protocol::peer::{LENGTH_BYTES, PeerMessage, decode};
+use anabranch_protocol::peer::block::{Block, BlockReader, Item};
+use anabranch_protocol::peer::{Decoder, LENGTH_BYTES, PeerMessage};
 use anabranch_tests::broker::command;
 use anabranch_tests::condition::eventually;
 use anabranch_tests::proxy::Weather;
@@ -66,9 +66,10 @@ impl Secrets {
         let (mut found, mut stubs) = (0, 0);
         for bytes in carried {
             found += self.found_in(bytes);
+            let mut reader = BlockReader::default();
             for block in blocks(bytes) {
-                found += self.found_in(&block);
-                for item in block::read(block).unwrap() {
+                found += self.found_in(&block.heads) + self.found_in(&block.bodies);
+                for item in reader.read(&block).unwrap() {
                     let Item::Frame(frame) = item else { continue };
                     stubs += frame.batches().iter().filter(|b| b.is_none()).count();
                     for batch in frame.batches().iter().flatten() {
@@ -81,25 +82,28 @@ impl Secrets {
     }
 }
 
-/// The items of all blocks that went over a connection, inflated.
-fn blocks(mut carried: &[u8]) -> Vec<Bytes> {
+/// All blocks that went over a connection, inflated.
+fn blocks(mut carried: &[u8]) -> Vec<Block> {
     let mut blocks = Vec::new();
+    let mut decoder = Decoder::default();
     while let Some((length, rest)) = carried.split_first_chunk::<LENGTH_BYTES>() {
         let length = u32::from_le_bytes(*length) as usize;
         // The last message may have been cut off.
         let Some((message, rest)) = rest.split_at_checked(length) else {
             break;
         };
+        let message = decoder.decode(Bytes::copy_from_slice(message)).unwrap();
         if let PeerMessage::Block {
             compressed,
-            raw,
-            items,
-        } = decode(Bytes::copy_from_slice(message)).unwrap()
+            inflated,
+            mut block,
+        } = message
         {
-            blocks.push(match compressed {
-                true => zstd::bulk::decompress(&items, raw as usize).unwrap().into(),
-                false => items,
-            });
+            if compressed {
+                let bodies = zstd::bulk::decompress(&block.bodies, inflated as usize);
+                block.bodies = bodies.unwrap().into();
+            }
+            blocks.push(block);
         }
         carried = rest;
     }

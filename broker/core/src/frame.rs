@@ -144,8 +144,18 @@ impl From<Malformed> for FrameError {
 impl FrameHeader {
     /// Encodes a header whose chain continues `previous`; sets `self.chain`.
     pub fn seal(&mut self, previous: Chain) -> Bytes {
-        let mut out = self.encode_unchained();
+        let out = self.encode_unchained();
         self.chain = chain_after(previous, &out);
+        self.with_chain(out)
+    }
+
+    /// The bytes of this header, with the chain that it has.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        self.with_chain(self.encode_unchained())
+    }
+
+    fn with_chain(&self, mut out: BytesMut) -> Bytes {
         out[CHAIN_AT..FIXED_HEADER_BYTES].copy_from_slice(&self.chain.0);
         let crc = crc32c::crc32c(&out[CRC_FROM..]);
         out[4..8].copy_from_slice(&crc.to_le_bytes());

@@ -8,6 +8,7 @@
 //! | [`id`] | newtypes for every id, position and size that could be swapped |
 //! | [`clock`] | hybrid timestamps and the clock that hands them out |
 //! | [`vector`] | version vectors, and the tokens that clients carry |
+//! | [`wire`] | reading and writing numbers |
 //! | [`cursor`] | what a subscription was given, and what is left of that in another region |
 //! | [`batch`] | Kafka's record batch v2: checked once, then passed on as bytes |
 //! | [`frame`] | the unit of append and replication: header, parts, hash chain |
@@ -58,5 +59,4 @@ pub mod stability;
 pub mod stream;
 pub mod total;
 pub mod vector;
-
-mod wire;
+pub mod wire;

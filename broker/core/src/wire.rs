@@ -11,24 +11,34 @@ use bytes::BufMut;
 pub struct Malformed;
 
 /// A reader that walks forward over a slice.
-pub(crate) struct Reader<'a> {
+pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    /// Before the first byte.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
-    pub(crate) fn remaining(&self) -> usize {
+    /// Bytes that are left.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
         self.rest.len()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether all were read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
+    /// So many bytes.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn take(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
         let (head, rest) = self.rest.split_at_checked(n).ok_or(Malformed)?;
         self.rest = rest;
         Ok(head)
@@ -40,25 +50,44 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
-    pub(crate) fn u8(&mut self) -> Result<u8, Malformed> {
+    /// A byte.
+    ///
+    /// # Errors
+    /// When none is left.
+    pub fn u8(&mut self) -> Result<u8, Malformed> {
         self.array::<1>().map(|[b]| b)
     }
 
-    pub(crate) fn u16(&mut self) -> Result<u16, Malformed> {
+    /// Two bytes, little-endian.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn u16(&mut self) -> Result<u16, Malformed> {
         self.array().map(u16::from_le_bytes)
     }
 
-    pub(crate) fn u32(&mut self) -> Result<u32, Malformed> {
+    /// Four bytes, little-endian.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn u32(&mut self) -> Result<u32, Malformed> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(crate) fn u64(&mut self) -> Result<u64, Malformed> {
+    /// Eight bytes, little-endian.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn u64(&mut self) -> Result<u64, Malformed> {
         self.array().map(u64::from_le_bytes)
     }
 
     /// Unsigned LEB128, at most ten bytes.
+    ///
+    /// # Errors
+    /// When it is cut short, or longer.
     #[inline]
-    pub(crate) fn varint(&mut self) -> Result<u64, Malformed> {
+    pub fn varint(&mut self) -> Result<u64, Malformed> {
         // Most numbers of a record fit seven bits; the loop is for the others.
         if let Some((&first, rest)) = self.rest.split_first()
             && first < 0x80
@@ -86,8 +115,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Kafka's signed varint: LEB128 over the zigzag form.
+    ///
+    /// # Errors
+    /// As [`Reader::varint`].
     #[inline]
-    pub(crate) fn zigzag(&mut self) -> Result<i64, Malformed> {
+    pub fn zigzag(&mut self) -> Result<i64, Malformed> {
         let raw = self.varint()?;
         Ok((raw >> 1).cast_signed() ^ -((raw & 1).cast_signed()))
     }
@@ -105,7 +137,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
+/// Appends unsigned LEB128.
+pub fn put_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
@@ -113,7 +146,8 @@ pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
     out.put_u8(value.to_le_bytes()[0]);
 }
 
-pub(crate) fn put_zigzag(out: &mut impl BufMut, value: i64) {
+/// Appends LEB128 over the zigzag form.
+pub fn put_zigzag(out: &mut impl BufMut, value: i64) {
     put_varint(out, zigzag(value));
 }
 

@@ -8,10 +8,9 @@ use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, Position};
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
-use anabranch_protocol::peer::block::{self, Item};
-use anabranch_protocol::peer::{Hello, PeerMessage, Told};
+use anabranch_protocol::peer::block::{Block, BlockReader, BlockWriter, Item};
+use anabranch_protocol::peer::{Decoder, Encoder, Hello, PeerMessage, Told};
 use anabranch_storage::log::Shipped;
-use bytes::{Bytes, BytesMut};
 
 use super::agenda::{MS, SECOND, Time};
 use super::broker::{Down, Request, Running, Ticket, id_of};
@@ -54,6 +53,10 @@ pub(super) struct Side {
     left: u64,
     position: Position,
     told: Told,
+    pub(super) encoder: Encoder,
+    pub(super) decoder: Decoder,
+    writer: BlockWriter,
+    reader: BlockReader,
     heard: u64,
     next_report: Time,
     told_of_all: u64,
@@ -88,6 +91,10 @@ impl Side {
             left: 0,
             position: Position::default(),
             told: Told::default(),
+            encoder: Encoder::default(),
+            decoder: Decoder::default(),
+            writer: BlockWriter::default(),
+            reader: BlockReader::default(),
             heard: 0,
             next_report: 0,
             told_of_all: 0,
@@ -167,20 +174,18 @@ impl Side {
             .ship(self.position, ask, &|_| true, most.min(BLOCK_BYTES));
         let shipment = shipment.map_err(|_| Down::Disk)?;
         self.position = shipment.next;
-        let mut items = BytesMut::new();
         for item in &shipment.items {
             match item {
-                Shipped::Frame(commit) => block::put_frame(commit, &mut items),
-                Shipped::Gaps(gaps) => block::put_gaps(gaps, &mut items),
+                Shipped::Frame(commit) => self.writer.put_frame(commit),
+                Shipped::Gaps(gaps) => self.writer.put_gaps(gaps),
             }
         }
-        if !items.is_empty() {
-            let raw = u32::try_from(items.len()).expect("blocks are short");
-            self.left = self.left.saturating_sub(u64::from(raw));
+        if let Some(block) = self.writer.take() {
+            self.left = self.left.saturating_sub(u64::from(block.credit));
             said.push(PeerMessage::Block {
                 compressed: false,
-                raw,
-                items: items.freeze(),
+                inflated: u32::try_from(block.bodies.len()).expect("blocks are short"),
+                block,
             });
         }
         Ok(())
@@ -239,7 +244,7 @@ impl Running {
                 }
             }
             PeerMessage::Credit(bytes) => side.left = side.left.saturating_add(bytes),
-            PeerMessage::Block { raw, items, .. } => return Ok(self.take_block(link, raw, items)),
+            PeerMessage::Block { block, .. } => return Ok(self.take_block(link, &block)),
             PeerMessage::Reports(reports) => self.take_reports(reports),
             PeerMessage::Held(held) => {
                 let peer = id_of(side.peer);
@@ -267,18 +272,15 @@ impl Running {
         self.settle();
     }
 
-    fn take_block(&mut self, link: u64, raw: u32, items: Bytes) -> Then {
-        if items.len() != raw as usize {
-            return Then::Ends;
-        }
-        let Ok(items) = block::read(items) else {
-            return Then::Ends;
-        };
-        let Some(side) = self.sides.get(&link) else {
+    fn take_block(&mut self, link: u64, block: &Block) -> Then {
+        let Some(side) = self.sides.get_mut(&link) else {
             return Then::GoesOn;
         };
+        let Ok(items) = side.reader.read(block) else {
+            return Then::Ends;
+        };
         let returned = &side.returned;
-        let mut rest = u64::from(raw);
+        let mut rest = u64::from(block.credit);
         let mut taken = Vec::with_capacity(items.len());
         for item in items {
             let bytes = match &item {

@@ -1,7 +1,6 @@
 //! Links between simulated brokers: dialling, carrying messages, ending.
 
-use anabranch_protocol::peer::block::{self, Item};
-use anabranch_protocol::peer::{LENGTH_BYTES, PeerMessage, decode, encode};
+use anabranch_protocol::peer::{LENGTH_BYTES, PeerMessage};
 use bytes::{Bytes, BytesMut};
 
 use super::agenda::MS;
@@ -10,21 +9,13 @@ use super::network::{Carried, Link};
 use super::verdict::Checked;
 use super::world::{Event, World};
 
-/// Frames by their names.
+/// Frames by their size: what they are stands in their difference to those before.
 fn shown(message: &PeerMessage) -> String {
-    let PeerMessage::Block { items, .. } = message else {
+    let PeerMessage::Block { block, .. } = message else {
         return format!("{message:?}");
     };
-    let items = block::read(items.clone()).unwrap_or_default();
-    let names = items.iter().map(|item| match item {
-        Item::Frame(frame) => {
-            let header = frame.header();
-            let (origin, sequence) = (header.origin, header.sequence);
-            format!("{origin} {sequence} after {:?}", header.context)
-        }
-        Item::Gaps(gaps) => format!("{gaps:?}"),
-    });
-    format!("Block {:?}", names.collect::<Vec<_>>())
+    let (heads, bodies) = (block.heads.len(), block.bodies.len());
+    format!("Block of {heads} + {bodies} bytes")
 }
 
 impl World {
@@ -32,8 +23,12 @@ impl World {
         if self.talks {
             eprintln!("{:>14} broker {at} over {link}: {}", "", shown(message));
         }
+        let running = self.machines[at].running.as_mut();
+        let Some(side) = running.and_then(|running| running.sides.get_mut(&link)) else {
+            return;
+        };
         let mut bytes = BytesMut::new();
-        encode(message, &mut bytes);
+        side.encoder.encode(message, &mut bytes);
         let bytes = bytes.freeze();
         self.trace.note(&bytes[..]);
         self.carry(at, link, Carried::Message(bytes));
@@ -97,8 +92,12 @@ impl World {
         let length = bytes.split_to(LENGTH_BYTES);
         let wanted = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
         // A length that is damaged makes nonsense of all that follows.
+        let running = self.machines[at].running.as_mut();
+        let Some(side) = running.and_then(|running| running.sides.get_mut(&link)) else {
+            return Ok(());
+        };
         let message = match length[..] == wanted {
-            true => decode(bytes).ok(),
+            true => side.decoder.decode(bytes).ok(),
             false => None,
         };
         let Some(message) = message else {

@@ -167,6 +167,14 @@ impl Batch {
         Ok(batch)
     }
 
+    /// The length of the batch that begins here, as it says itself; `None` when none can begin here.
+    #[must_use]
+    pub fn peek_length(bytes: &[u8]) -> Option<usize> {
+        let length = bytes.get(LENGTH_AT..LEADER_EPOCH_AT)?.first_chunk()?;
+        let length = usize::try_from(i32::from_be_bytes(*length)).ok()?;
+        Some(length + LEADER_EPOCH_AT)
+    }
+
     fn parse_header(bytes: Bytes) -> Result<Self, BatchError> {
         let got = bytes.len();
         if got < BATCH_HEADER_BYTES {

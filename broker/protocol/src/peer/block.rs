@@ -1,28 +1,69 @@
-//! Frames in a block, as they go over a link.
+//! Frames as they go over a link: what stands in front of batches, and the batches.
+//!
+//! Whoever receives a frame holds the one before it, and most of what a header says follows from that
+//! one and from the batches. So a link says a header as a difference, and the receiver makes its
+//! bytes anew, chain and checksum included.
 //!
 //! ```text
-//! kind u8 = 1   a frame: header length u32, header, and for each of its parts:
-//!               length u32, batch; length 0 where the part is not there
-//! kind u8 = 2   gaps that belong together: count u32, and for each: length u32, gap
+//! heads   for each item its kind, a varint:
+//!   0       a frame as it is: header length varint, header; for each of its parts the length of
+//!           the batch, a varint, 0 where the part is not there
+//!   1       gaps that belong together: count, and for each a length and the gap, all varints
+//!   2 + n   the next frame of the origin with the number n:
+//!             flags u8  1 its parts are those of its frame before
+//!                       2 its context is a difference to another origin's
+//!                       4 it names origins that have no number yet
+//!             stamp     milliseconds since the last frame's, zigzag varint; the rest, varint
+//!             origins   if new: count varint; broker u64, epoch u32 each. They get the next numbers
+//!             another   if so: its number, varint
+//!             parts     if not as before: count varint; for each a varint, 0 and stream u64,
+//!                       partition u16 of a new place, or its number and one
+//!             edits     see `vectors`: what the origin had applied, compared with what it or the
+//!                       other one had
+//! bodies  the batches of all of them, one behind the other
 //! ```
 //!
-//! Header and batches are the bytes of the log: nothing is encoded anew.
+//! Both sides number origins and places in the order in which items name them, those of headers that
+//! go as they are included: its origin, its context, its parts. The batches are the bytes of the log.
+
+use std::collections::{HashMap, VecDeque};
 
 use anabranch_core::batch::Batch;
-use anabranch_core::frame::{Commit, FrameHeader};
+use anabranch_core::clock::HybridTimestamp;
+use anabranch_core::frame::{Chain, Commit, FrameHeader, PartHeader};
 use anabranch_core::gap::Gap;
-use anabranch_core::id::Position;
+use anabranch_core::id::{PartitionId, Position, Sequence, StreamId};
+use anabranch_core::limits::{MAX_FRAME_BYTES, MAX_FRAME_PARTS};
 use anabranch_core::sequencer::Foreign;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use anabranch_core::wire::{Reader, put_varint, put_zigzag};
+use bytes::{BufMut, Bytes, BytesMut};
 
-use super::codec::take;
-use super::{BadMessage, LENGTH_BYTES};
+use super::BadMessage;
+use super::vectors::{Dense, Numbers, at, differing, put_edits, read_edits};
 
-const FRAME: u8 = 1;
-const GAPS: u8 = 2;
+const WHOLE: u64 = 0;
+const GAPS: u64 = 1;
+const NEXT_OF: u64 = 2;
 
-/// Bytes of an item beside those of the log.
-pub const ITEM_BYTES: usize = 5;
+const SAME_PARTS: u8 = 1;
+const OTHERS_CONTEXT: u8 = 2;
+const NEW_ORIGINS: u8 = 4;
+
+/// Places that a link numbers at most.
+const MOST_PLACES: usize = 4096;
+
+/// Origins whose contexts a header is compared with, those of the frames before it. Who is linked
+/// with the same hub has applied much the same.
+const COMPARED: usize = 24;
+
+/// A context that differs in fewer entries is not compared with others.
+const NEAR: usize = 2;
+
+/// Bytes of an item beside those of the log, as far as credit goes.
+const ITEM_BYTES: usize = 5;
+
+/// The same of a part or a gap.
+const PART_BYTES: usize = 4;
 
 /// One item of a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,84 +74,497 @@ pub enum Item {
     Gaps(Vec<Gap>),
 }
 
-/// Appends a frame.
-pub fn put_frame(commit: &Commit, out: &mut BytesMut) {
-    out.put_u8(FRAME);
-    put_bytes(out, &commit.header_bytes);
-    for part in &commit.parts {
-        put_bytes(out, part.batch.as_ref().map_or(&[], |batch| batch.bytes()));
-    }
-}
-
-/// Bytes that a frame takes.
+/// Bytes of credit that a frame takes: about those that it has in the log. On its way it may have
+/// fewer.
 #[must_use]
 pub fn frame_bytes(commit: &Commit) -> usize {
-    ITEM_BYTES + commit.size() + LENGTH_BYTES * commit.parts.len()
+    ITEM_BYTES + commit.size() + PART_BYTES * commit.parts.len()
 }
 
-/// Appends gaps that belong together.
-pub fn put_gaps(gaps: &[Gap], out: &mut BytesMut) {
-    out.put_u8(GAPS);
-    put_length(out, gaps.len());
-    let mut bytes = Vec::new();
-    for gap in gaps {
-        bytes.clear();
-        gap.encode(&mut bytes);
-        put_bytes(out, &bytes);
+fn item_bytes(item: &Item) -> usize {
+    match item {
+        Item::Frame(frame) => ITEM_BYTES + frame.size() + PART_BYTES * frame.batches().len(),
+        Item::Gaps(_) => ITEM_BYTES,
     }
 }
 
-fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
-    put_length(out, bytes.len());
-    out.put_slice(bytes);
+/// A block on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Block {
+    /// What stands in front of the batches.
+    pub heads: Bytes,
+    /// The batches.
+    pub bodies: Bytes,
+    /// Bytes of credit that it takes.
+    pub credit: u32,
+    /// The sum of the first eight bytes of the chains of all frames that go as differences: they
+    /// were made anew as they were.
+    pub proof: u64,
 }
 
-fn put_length(out: &mut BytesMut, length: usize) {
-    out.put_u32_le(u32::try_from(length).expect("parts of frames are bounded"));
+/// What both sides of a link remember of the frames that went over it.
+#[derive(Debug, Default)]
+struct Model {
+    numbers: Numbers,
+    places: Vec<(StreamId, PartitionId)>,
+    place_numbers: HashMap<(StreamId, PartitionId), usize>,
+    /// By an origin's number.
+    last: Vec<Option<Last>>,
+    millis: u64,
 }
 
-/// Reads the items of a block. Every checksum and length is checked; chains and contexts are the
-/// sequencer's to check.
-///
-/// # Errors
-/// When the bytes are something else, or a batch is not the one that its header names.
-pub fn read(mut items: Bytes) -> Result<Vec<Item>, BadMessage> {
-    let mut read = Vec::new();
-    while !items.is_empty() {
-        read.push(match items.try_get_u8()? {
-            FRAME => Item::Frame(read_frame(&mut items)?),
-            GAPS => Item::Gaps(read_gaps(&mut items)?),
-            _ => return Err(BadMessage::Malformed),
+/// The last frame of an origin.
+#[derive(Debug)]
+struct Last {
+    sequence: Sequence,
+    chain: Chain,
+    /// What it followed, as far as that was said over this link, itself included.
+    applied: Dense,
+    /// The numbers of its parts' places; `None` when not all have one.
+    places: Option<Vec<usize>>,
+}
+
+impl Model {
+    fn last(&self, number: usize) -> Option<&Last> {
+        self.last.get(number)?.as_ref()
+    }
+
+    fn place(&mut self, place: (StreamId, PartitionId)) -> Option<usize> {
+        if let Some(number) = self.place_numbers.get(&place) {
+            return Some(*number);
+        }
+        let number = self.places.len();
+        if number == MOST_PLACES {
+            return None;
+        }
+        self.places.push(place);
+        self.place_numbers.insert(place, number);
+        Some(number)
+    }
+
+    /// A frame went over the link.
+    fn note(&mut self, header: &FrameHeader) {
+        self.millis = header.timestamp.millis();
+        let number = self.numbers.give(header.origin);
+        let context: Vec<_> = (header.context.iter())
+            .filter_map(|(origin, sequence)| Some((self.numbers.give(origin)?, sequence.get())))
+            .collect();
+        let places = header.parts.iter().map(|part| self.place(place_of(part)));
+        let places = places.collect();
+        let Some(number) = number else { return };
+        if self.last.len() <= number {
+            self.last.resize_with(number + 1, || None);
+        }
+        let before = self.last[number].take();
+        let mut applied = before.map(|last| last.applied).unwrap_or_default();
+        applied.resize(self.numbers.len(), 0);
+        for (origin, sequence) in context {
+            applied[origin] = applied[origin].max(sequence);
+        }
+        applied[number] = header.sequence.get();
+        self.last[number] = Some(Last {
+            sequence: header.sequence,
+            chain: header.chain,
+            applied,
+            places,
         });
     }
-    Ok(read)
 }
 
-fn read_frame(items: &mut Bytes) -> Result<Foreign, BadMessage> {
-    let header_bytes = read_bytes(items)?;
-    let header = FrameHeader::decode(&header_bytes).map_err(|_| BadMessage::Malformed)?;
-    let mut batches = Vec::with_capacity(header.parts.len());
-    for _ in &header.parts {
-        let bytes = read_bytes(items)?;
-        batches.push(match bytes.is_empty() {
-            true => None,
-            false => Some(Batch::reopen(bytes).map_err(|_| BadMessage::Malformed)?),
+fn place_of(part: &PartHeader) -> (StreamId, PartitionId) {
+    (part.stream, part.partition)
+}
+
+fn proof_of(chain: &Chain) -> u64 {
+    let first = chain.as_bytes().first_chunk();
+    u64::from_le_bytes(*first.expect("a chain is longer"))
+}
+
+/// Writes what goes over a link in one direction. Every block that it makes has to be sent, in order.
+#[derive(Debug, Default)]
+pub struct BlockWriter {
+    model: Model,
+    /// Whose frames went last, the last one at the end.
+    recent: VecDeque<usize>,
+    heads: BytesMut,
+    bodies: BytesMut,
+    credit: usize,
+    proof: u64,
+}
+
+/// A header that can go as a difference.
+struct Difference {
+    number: usize,
+    /// Whose context is nearest.
+    from: usize,
+    same_parts: bool,
+    applied: Dense,
+}
+
+impl BlockWriter {
+    /// Appends a frame.
+    pub fn put_frame(&mut self, commit: &Commit) {
+        self.credit += frame_bytes(commit);
+        let batches = commit.parts.iter().map(|part| part.batch.as_ref());
+        self.bodies.reserve(commit.size());
+        for batch in batches.flatten() {
+            self.bodies.put_slice(batch.bytes());
+        }
+        if self.put_difference(commit).is_none() {
+            self.put_whole(commit);
+        }
+        self.model.note(&commit.header);
+        if let Some(number) = self.model.numbers.get(commit.header.origin) {
+            self.recent.retain(|&recent| recent != number);
+            self.recent.push_back(number);
+            if self.recent.len() > COMPARED {
+                self.recent.pop_front();
+            }
+        }
+    }
+
+    fn put_whole(&mut self, commit: &Commit) {
+        put_varint(&mut self.heads, WHOLE);
+        put_varint(&mut self.heads, commit.header_bytes.len() as u64);
+        self.heads.put_slice(&commit.header_bytes);
+        for part in &commit.parts {
+            let length = part.batch.as_ref().map_or(0, Batch::len);
+            put_varint(&mut self.heads, length as u64);
+        }
+    }
+
+    /// Appends a header as a difference, if it can go so.
+    fn put_difference(&mut self, commit: &Commit) -> Option<()> {
+        let header = &commit.header;
+        let is_whole = commit.parts.iter().all(|part| {
+            let batch = part.batch.as_ref();
+            batch.is_some_and(|batch| part_of(place_of(&part.header), batch) == part.header)
+        });
+        if !is_whole || header.encode() != commit.header_bytes {
+            return None;
+        }
+        let new = self.model.numbers.new_of(&header.context)?;
+        let difference = self.difference(header)?;
+        let Difference { number, from, .. } = difference;
+        let mut flags = 0;
+        flags |= if difference.same_parts { SAME_PARTS } else { 0 };
+        flags |= if from == number { 0 } else { OTHERS_CONTEXT };
+        flags |= if new.is_empty() { 0 } else { NEW_ORIGINS };
+        let Self { model, heads, .. } = self;
+        put_varint(heads, NEXT_OF + number as u64);
+        heads.put_u8(flags);
+        let later = header.timestamp.millis().wrapping_sub(model.millis);
+        put_zigzag(heads, later.cast_signed());
+        put_varint(heads, header.timestamp.get() & 0xffff);
+        if !new.is_empty() {
+            model.numbers.put_new(&new, heads);
+        }
+        if from != number {
+            put_varint(heads, from as u64);
+        }
+        if !difference.same_parts {
+            put_places(model, &header.parts, heads);
+        }
+        let mut applied = difference.applied;
+        applied.resize(model.numbers.len(), 0);
+        for (origin, sequence) in header.context.iter() {
+            applied[model.numbers.get(origin)?] = sequence.get();
+        }
+        let mut before = model.last(from)?.applied.clone();
+        before.resize(applied.len(), 0);
+        // The receiver knows the frame's own number.
+        before[number] = applied[number];
+        put_edits(&before, &applied, heads);
+        self.proof = self.proof.wrapping_add(proof_of(&header.chain));
+        Some(())
+    }
+
+    /// `None` when the receiver could not make the header from what it knows.
+    fn difference(&self, header: &FrameHeader) -> Option<Difference> {
+        let model = &self.model;
+        let number = model.numbers.get(header.origin)?;
+        let last = model.last(number)?;
+        let mut applied = last.applied.clone();
+        for (origin, sequence) in header.context.iter() {
+            let Some(of) = model.numbers.get(origin) else {
+                continue;
+            };
+            // What did not rise is not told from what the context leaves out.
+            if of == number || sequence.get() <= at(&last.applied, of) {
+                return None;
+            }
+            applied.resize(applied.len().max(of + 1), 0);
+            applied[of] = sequence.get();
+        }
+        let sequence = header.sequence.get();
+        if last.sequence.get() + 1 != sequence || header.parts.len() > MOST_PLACES {
+            return None;
+        }
+        applied[number] = sequence;
+        let places = header.parts.iter().map(place_of);
+        let places = places.map(|place| model.place_numbers.get(&place).copied());
+        let same_parts = last.places.is_some() && places.collect::<Option<Vec<_>>>() == last.places;
+        let have_room = model.places.len() + header.parts.len() <= MOST_PLACES;
+        (same_parts || have_room).then(|| Difference {
+            number,
+            from: self.nearest(number, &applied),
+            same_parts,
+            applied,
+        })
+    }
+
+    /// The origin whose context differs in the fewest entries from one of this origin.
+    fn nearest(&self, number: usize, applied: &[u64]) -> usize {
+        let far = |of: usize| {
+            let last = self.model.last(of);
+            last.map_or(usize::MAX, |last| differing(&last.applied, applied))
+        };
+        let (mut nearest, mut least) = (number, far(number));
+        for &of in self.recent.iter().rev() {
+            // The frame's own number is not said, so one entry always differs.
+            if least <= NEAR {
+                break;
+            }
+            let differs = far(of);
+            if differs < least {
+                (nearest, least) = (of, differs);
+            }
+        }
+        nearest
+    }
+
+    /// Appends gaps that belong together.
+    pub fn put_gaps(&mut self, gaps: &[Gap]) {
+        put_varint(&mut self.heads, GAPS);
+        put_varint(&mut self.heads, gaps.len() as u64);
+        let mut bytes = Vec::new();
+        for gap in gaps {
+            bytes.clear();
+            gap.encode(&mut bytes);
+            put_varint(&mut self.heads, bytes.len() as u64);
+            self.heads.put_slice(&bytes);
+            self.credit += bytes.len() + PART_BYTES;
+        }
+        self.credit += ITEM_BYTES;
+    }
+
+    /// What was appended since the last block; `None` when nothing was.
+    ///
+    /// # Panics
+    /// When it is more than 4 GiB.
+    pub fn take(&mut self) -> Option<Block> {
+        let credit = std::mem::take(&mut self.credit);
+        (credit > 0).then(|| Block {
+            heads: self.heads.split().freeze(),
+            bodies: self.bodies.split().freeze(),
+            credit: u32::try_from(credit).expect("blocks are bounded"),
+            proof: std::mem::take(&mut self.proof),
+        })
+    }
+}
+
+fn put_places(model: &mut Model, parts: &[PartHeader], heads: &mut BytesMut) {
+    put_varint(heads, parts.len() as u64);
+    for part in parts {
+        let place = place_of(part);
+        if let Some(number) = model.place_numbers.get(&place) {
+            put_varint(heads, *number as u64 + 1);
+            continue;
+        }
+        model.place(place);
+        put_varint(heads, 0);
+        heads.put_u64_le(place.0.get());
+        heads.put_u16_le(place.1.get());
+    }
+}
+
+/// The part table's entry of a batch that was not changed since.
+fn part_of((stream, partition): (StreamId, PartitionId), batch: &Batch) -> PartHeader {
+    PartHeader {
+        stream,
+        partition,
+        records: batch.offset_span(),
+        length: u32::try_from(batch.len()).expect("batches are bounded"),
+        crc: batch.crc(),
+    }
+}
+
+/// Reads what came over a link in one direction, from its first block on.
+#[derive(Debug, Default)]
+pub struct BlockReader {
+    model: Model,
+}
+
+impl BlockReader {
+    /// Reads the items of the next block. Every checksum and length is checked; chains of frames that
+    /// came as they are, and contexts, are the sequencer's to check.
+    ///
+    /// # Errors
+    /// When the bytes are something else, take more credit than the block says, or a header that was
+    /// made anew is not the one that was sent.
+    pub fn read(&mut self, block: &Block) -> Result<Vec<Item>, BadMessage> {
+        let mut heads = Reader::new(&block.heads);
+        let mut bodies = block.bodies.clone();
+        let mut credit = block.credit as usize;
+        let (mut items, mut proof) = (Vec::new(), 0u64);
+        while !heads.is_empty() {
+            let item = match heads.varint()? {
+                WHOLE => Item::Frame(self.read_whole(&mut heads, &mut bodies)?),
+                GAPS => Item::Gaps(read_gaps(&mut heads)?),
+                next => {
+                    let frame = self.read_difference(next - NEXT_OF, &mut heads, &mut bodies)?;
+                    proof = proof.wrapping_add(proof_of(&frame.header().chain));
+                    Item::Frame(frame)
+                }
+            };
+            credit = credit
+                .checked_sub(item_bytes(&item))
+                .ok_or(BadMessage::Malformed)?;
+            items.push(item);
+        }
+        if proof != block.proof {
+            return Err(BadMessage::Proof);
+        }
+        match bodies.is_empty() {
+            true => Ok(items),
+            false => Err(BadMessage::Malformed),
+        }
+    }
+
+    fn read_whole(
+        &mut self,
+        heads: &mut Reader<'_>,
+        bodies: &mut Bytes,
+    ) -> Result<Foreign, BadMessage> {
+        let bytes = Bytes::copy_from_slice(read_bytes(heads)?);
+        let header = FrameHeader::decode(&bytes).map_err(|_| BadMessage::Malformed)?;
+        let mut batches = Vec::with_capacity(header.parts.len());
+        for _ in &header.parts {
+            batches.push(match heads.varint()? {
+                0 => None,
+                length => Some(take_batch(bodies, Some(length))?),
+            });
+        }
+        self.model.note(&header);
+        Foreign::new(header, bytes, batches).map_err(|_| BadMessage::Malformed)
+    }
+
+    fn read_difference(
+        &mut self,
+        number: u64,
+        heads: &mut Reader<'_>,
+        bodies: &mut Bytes,
+    ) -> Result<Foreign, BadMessage> {
+        let model = &mut self.model;
+        let number = usize::try_from(number).map_err(|_| BadMessage::Malformed)?;
+        let origin = model.numbers.origin(number).ok_or(BadMessage::Malformed)?;
+        let flags = heads.u8()?;
+        let millis = model.millis.wrapping_add(heads.zigzag()?.cast_unsigned());
+        let rest = heads.varint()?;
+        if millis > u64::MAX >> 16 || rest > 0xffff {
+            return Err(BadMessage::Malformed);
+        }
+        if flags & NEW_ORIGINS != 0 {
+            model.numbers.read_new(heads)?;
+        }
+        let from = match flags & OTHERS_CONTEXT {
+            0 => number,
+            _ => usize::try_from(heads.varint()?).map_err(|_| BadMessage::Malformed)?,
+        };
+        let places = match flags & SAME_PARTS {
+            0 => read_places(model, heads)?,
+            _ => {
+                let last = model.last(number).and_then(|last| last.places.clone());
+                last.ok_or(BadMessage::Malformed)?
+            }
+        };
+        let last = model.last(number).ok_or(BadMessage::Malformed)?;
+        let sequence = last.sequence.get() + 1;
+        let mut before = model
+            .last(from)
+            .ok_or(BadMessage::Malformed)?
+            .applied
+            .clone();
+        before.resize(model.numbers.len(), 0);
+        before[number] = sequence;
+        let applied = read_edits(heads, &before, model.numbers.len())?;
+        let context = model.numbers.sparse(&applied, |of, sequence| {
+            of != number && sequence > at(&last.applied, of)
+        });
+        let mut header = FrameHeader {
+            origin,
+            sequence: Sequence::new(sequence),
+            timestamp: HybridTimestamp::new(millis << 16 | rest),
+            context,
+            chain: Chain::START,
+            parts: Vec::with_capacity(places.len()),
+        };
+        let mut batches = Vec::with_capacity(places.len());
+        for place in places {
+            let batch = take_batch(bodies, None)?;
+            header.parts.push(part_of(model.places[place], &batch));
+            batches.push(Some(batch));
+        }
+        if header.body_length() > MAX_FRAME_BYTES || sequence == u64::MAX {
+            return Err(BadMessage::Malformed);
+        }
+        let bytes = header.seal(last.chain);
+        self.model.note(&header);
+        Foreign::new(header, bytes, batches).map_err(|_| BadMessage::Malformed)
+    }
+}
+
+fn read_places(model: &mut Model, heads: &mut Reader<'_>) -> Result<Vec<usize>, BadMessage> {
+    let count = heads.varint()?;
+    if !(1..=MAX_FRAME_PARTS as u64).contains(&count) {
+        return Err(BadMessage::Malformed);
+    }
+    let mut places = Vec::new();
+    for _ in 0..count {
+        places.push(match heads.varint()? {
+            0 => {
+                let place = (StreamId::new(heads.u64()?), PartitionId::new(heads.u16()?));
+                let next = model.places.len();
+                match model.place(place) {
+                    Some(number) if number == next => number,
+                    _ => return Err(BadMessage::Malformed),
+                }
+            }
+            number => {
+                let number = usize::try_from(number - 1).map_err(|_| BadMessage::Malformed)?;
+                match number < model.places.len() {
+                    true => number,
+                    false => return Err(BadMessage::Malformed),
+                }
+            }
         });
     }
-    Foreign::new(header, header_bytes, batches).map_err(|_| BadMessage::Malformed)
+    Ok(places)
 }
 
-fn read_gaps(items: &mut Bytes) -> Result<Vec<Gap>, BadMessage> {
+fn read_gaps(heads: &mut Reader<'_>) -> Result<Vec<Gap>, BadMessage> {
     let mut gaps = Vec::new();
-    for _ in 0..items.try_get_u32_le()? {
-        let bytes = read_bytes(items)?;
-        let gap = Gap::decode(Position::new(0), &bytes).map_err(|_| BadMessage::Malformed)?;
+    for _ in 0..heads.varint()? {
+        let bytes = read_bytes(heads)?;
+        let gap = Gap::decode(Position::new(0), bytes).map_err(|_| BadMessage::Malformed)?;
         gaps.push(gap);
     }
     Ok(gaps)
 }
 
-fn read_bytes(items: &mut Bytes) -> Result<Bytes, BadMessage> {
-    let length = items.try_get_u32_le()? as usize;
-    take(items, length)
+fn read_bytes<'a>(heads: &mut Reader<'a>) -> Result<&'a [u8], BadMessage> {
+    let length = usize::try_from(heads.varint()?).map_err(|_| BadMessage::Malformed)?;
+    Ok(heads.take(length)?)
 }
+
+/// The next batch, of this length or of the one that it says itself.
+fn take_batch(bodies: &mut Bytes, length: Option<u64>) -> Result<Batch, BadMessage> {
+    let said = Batch::peek_length(bodies).ok_or(BadMessage::Malformed)?;
+    if length.is_some_and(|length| length != said as u64) || said > bodies.len() {
+        return Err(BadMessage::Malformed);
+    }
+    Batch::reopen(bodies.split_to(said)).map_err(|_| BadMessage::Malformed)
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,8 @@
 //!                 heads: count, and for each: broker u64, epoch u32, sequence u64, chain;
 //!                 members: count, and for each: broker u64, standing u8; complete u8
 //!  2    ask       window u64, brokers: count, u64 each, then the vector of what is held
-//!  3    block     compression u8, raw length u32, items, see `block`
+//!  3    block     compression u8, credit u32, proof u64, bytes of the bodies u32, of the heads
+//!                 u32, heads, bodies as they are or compressed, see `block`
 //!  4    credit    bytes u64
 //!  5    reports   count, and for each: broker u64, promise u64, applied: length, vector
 //!  6    bye       code, as text, and a text
@@ -22,6 +23,7 @@
 //! 10    recalls   count, and for each: broker u64, epoch u32, who has answered: count, u64
 //!                 each; held: length, vector
 //! 11    held      length, vector
+//! 12    reports   as differences, see `reports`
 //! ```
 //!
 //! CRC-32C: what reports and asks say is believed, and TCP's own checksum lets one error in
@@ -29,7 +31,9 @@
 
 pub mod block;
 mod codec;
+mod reports;
 mod told;
+mod vectors;
 
 use std::collections::BTreeMap;
 
@@ -42,10 +46,11 @@ use anabranch_core::members::Standing;
 use anabranch_core::recall::Recall;
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
-use bytes::Bytes;
 
-pub use codec::{decode, encode};
+pub use codec::{Decoder, Encoder};
 pub use told::Told;
+
+use self::block::Block;
 
 use crate::error::Code;
 
@@ -110,12 +115,12 @@ pub enum PeerMessage {
     },
     /// Frames.
     Block {
-        /// Whether `items` is compressed with zstd.
+        /// Whether the block's bodies are compressed with zstd.
         compressed: bool,
-        /// Bytes of the items without compression, which is what takes credit.
-        raw: u32,
-        /// The items.
-        items: Bytes,
+        /// Bytes of the bodies without compression.
+        inflated: u32,
+        /// The block.
+        block: Block,
     },
     /// So many more bytes may be sent.
     Credit(u64),
@@ -154,6 +159,9 @@ pub enum BadMessage {
     /// The other side is something else.
     #[error("the other side does not speak the protocol between brokers")]
     Magic,
+    /// Frames that came as differences are not those that were sent.
+    #[error("frames that came as differences are not those that were sent")]
+    Proof,
     /// A kind that is unknown here.
     #[error(
         "a message between brokers has the unknown kind {0}; is one of them of a newer version?"

@@ -2,8 +2,9 @@
 
 use anabranch_core::exchange::Ask;
 use anabranch_core::id::{Origin, Position, Sequence};
-use anabranch_protocol::peer::{PeerMessage, block, encode};
-use bytes::{Bytes, BytesMut};
+use anabranch_protocol::peer::block::{self, BlockWriter};
+use anabranch_protocol::peer::{Encoder, PeerMessage};
+use bytes::BytesMut;
 
 use super::packing::Packer;
 use crate::node::{Peer, Running, Shipped};
@@ -12,7 +13,7 @@ use crate::node::{Peer, Running, Shipped};
 pub(super) struct Block {
     pub(super) message: BytesMut,
     pub(super) frames: u64,
-    pub(super) raw: u64,
+    pub(super) credit: u64,
 }
 
 /// What was read from the log.
@@ -26,59 +27,54 @@ pub(super) struct Made {
     pub(super) next: Position,
 }
 
-/// At most, but for gaps.
-fn bytes_of(item: &Shipped) -> usize {
-    match item {
-        Shipped::Frame(commit) => block::frame_bytes(commit),
-        Shipped::Gaps(_) => 0,
-    }
-}
-
 /// The next frames that are wanted.
 pub(super) fn make_block(
     running: &Running,
     (to, mut ask): (&Peer, Ask),
     from: Position,
     max_bytes: usize,
-    packer: Option<&mut Packer>,
+    (writer, packer): (&mut BlockWriter, Option<&mut Packer>),
 ) -> Result<Made, String> {
     let shipment = running.shipment((to, &ask), from, max_bytes);
     let mut shipment = shipment.map_err(|error| error.detail)?;
     let stops = running.residents.limit(&mut shipment, to, &mut ask);
-    let mut items = BytesMut::with_capacity(shipment.items.iter().map(bytes_of).sum());
     for item in &shipment.items {
         match item {
-            Shipped::Frame(commit) => block::put_frame(commit, &mut items),
-            Shipped::Gaps(gaps) => block::put_gaps(gaps, &mut items),
+            Shipped::Frame(commit) => writer.put_frame(commit),
+            Shipped::Gaps(gaps) => writer.put_gaps(gaps),
         }
     }
-    let block = match shipment.items.len() {
-        0 => None,
-        frames => Some(pack(items.freeze(), frames as u64, packer)?),
-    };
+    let block = writer.take();
+    let block = block.map(|block| pack(block, shipment.items.len() as u64, packer));
     Ok(Made {
-        block,
+        block: block.transpose()?,
         ask,
         stops,
         next: shipment.next,
     })
 }
 
-fn pack(items: Bytes, frames: u64, packer: Option<&mut Packer>) -> Result<Block, String> {
-    let raw = items.len();
-    let packed = packer.and_then(|packer| packer.pack(&items));
+fn pack(
+    mut block: block::Block,
+    frames: u64,
+    packer: Option<&mut Packer>,
+) -> Result<Block, String> {
+    let inflated = u32::try_from(block.bodies.len());
+    let inflated = inflated.map_err(|_| "a block is too long".to_owned())?;
+    let packed = packer.and_then(|packer| packer.pack(&block.bodies));
     let compressed = packed.is_some();
-    let items = packed.unwrap_or(items);
-    let mut message = BytesMut::with_capacity(items.len() + 16);
+    block.bodies = packed.unwrap_or(block.bodies);
+    let credit = u64::from(block.credit);
+    let mut message = BytesMut::with_capacity(block.heads.len() + block.bodies.len() + 32);
     let block = PeerMessage::Block {
         compressed,
-        raw: u32::try_from(raw).map_err(|_| "a block is too long".to_owned())?,
-        items,
+        inflated,
+        block,
     };
-    encode(&block, &mut message);
+    Encoder::default().encode(&block, &mut message);
     Ok(Block {
         message,
         frames,
-        raw: raw as u64,
+        credit,
     })
 }

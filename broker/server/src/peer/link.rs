@@ -10,9 +10,9 @@ use anabranch_core::audit::Audit;
 use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, Position};
 use anabranch_protocol::error::Code;
-use anabranch_protocol::peer::block::{self, Item};
-use anabranch_protocol::peer::{Hello, MAX_MESSAGE_BYTES, PeerMessage, Told, encode};
-use bytes::{Bytes, BytesMut};
+use anabranch_protocol::peer::block::{Block, BlockReader, BlockWriter, Item};
+use anabranch_protocol::peer::{Encoder, Hello, MAX_MESSAGE_BYTES, PeerMessage, Told};
+use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -198,7 +198,7 @@ async fn greet(
 
 async fn send(write: &mut OwnedWriteHalf, message: &PeerMessage) -> std::io::Result<()> {
     let mut bytes = BytesMut::new();
-    encode(message, &mut bytes);
+    Encoder::default().encode(message, &mut bytes);
     write.write_all(&bytes).await
 }
 
@@ -225,6 +225,8 @@ async fn keep(
         said: Instant::now(),
         credit: &credit,
         window,
+        encoder: Encoder::default(),
+        writer: BlockWriter::default(),
         packer: common.packer(),
         wanted: None,
         reports_of: BTreeSet::new(),
@@ -245,6 +247,7 @@ async fn keep(
         say,
         credit: &credit,
         window,
+        reader: BlockReader::default(),
         unpacker: Unpacker::default(),
     };
     tokio::select! {
@@ -265,6 +268,7 @@ struct Reading<'a> {
     say: mpsc::Sender<Audit>,
     credit: &'a Arc<LinkCredit>,
     window: u64,
+    reader: BlockReader,
     unpacker: Unpacker,
 }
 
@@ -286,9 +290,12 @@ impl Reading<'_> {
         let told = match message {
             PeerMessage::Block {
                 compressed,
-                raw,
-                items,
-            } => return self.take_block(compressed, raw, items).await,
+                inflated,
+                block,
+            } => {
+                let inflated = compressed.then_some(inflated);
+                return self.take_block(inflated, block).await;
+            }
             PeerMessage::Reports(reports) => {
                 self.running.regions.hear(reports);
                 return Ok(());
@@ -326,29 +333,30 @@ impl Reading<'_> {
         }
     }
 
-    async fn take_block(&mut self, compressed: bool, raw: u32, items: Bytes) -> Result<(), Ended> {
-        let arrived = items.len() as u64;
-        let limit = raw as usize;
-        if self.credit.out().saturating_add(u64::from(raw)) > most_out(self.window) {
+    async fn take_block(&mut self, inflated: Option<u32>, mut block: Block) -> Result<(), Ended> {
+        let arrived = (block.heads.len() + block.bodies.len()) as u64;
+        let credit = u64::from(block.credit);
+        if self.credit.out().saturating_add(credit) > most_out(self.window) {
             return Err(Ended::Protocol("it sends more than it has credit for"));
         }
-        let items = match compressed {
-            false => items,
-            true => {
-                let inflated = self.unpacker.unpack(items, limit).await;
-                inflated.ok_or(Ended::Protocol("a block does not inflate"))?
+        if let Some(inflated) = inflated {
+            if inflated > block.credit {
+                return Err(Ended::Protocol("a block is longer than its credit"));
             }
-        };
-        if items.len() != limit {
-            return Err(Ended::Protocol("a block has another length than it says"));
+            let limit = inflated as usize;
+            let bodies = self.unpacker.unpack(block.bodies, limit).await;
+            block.bodies = bodies.ok_or(Ended::Protocol("a block does not inflate"))?;
+            if block.bodies.len() != limit {
+                return Err(Ended::Protocol("a block has another length than it says"));
+            }
         }
-        let items = block::read(items).map_err(ReadError::Message)?;
+        let items = self.reader.read(&block).map_err(ReadError::Message)?;
         let counts = &self.seat.counts;
         counts.bytes_in.fetch_add(arrived, Ordering::Relaxed);
         counts
             .frames_in
             .fetch_add(items.len() as u64, Ordering::Relaxed);
-        let mut rest = u64::from(raw);
+        let mut rest = credit;
         let mut taken = Vec::with_capacity(items.len());
         for item in items {
             let bytes = match &item {
@@ -378,6 +386,8 @@ struct Outgoing<'a> {
     said: Instant,
     credit: &'a Arc<LinkCredit>,
     window: u64,
+    encoder: Encoder,
+    writer: BlockWriter,
     /// `None` where blocks are not compressed.
     packer: Option<Packer>,
     /// What is shipped: what was asked for, without what can only come from elsewhere.
@@ -489,7 +499,7 @@ impl Outgoing<'_> {
 
     async fn say(&mut self, message: &PeerMessage) -> Result<(), Ended> {
         let mut bytes = BytesMut::new();
-        encode(message, &mut bytes);
+        self.encoder.encode(message, &mut bytes);
         self.write(&bytes).await
     }
 
@@ -513,7 +523,7 @@ impl Outgoing<'_> {
         let of = (!is_of_all).then_some(&self.reports_of);
         let mut bytes = BytesMut::new();
         for message in telling.told.say(self.running.regions.news(of)) {
-            encode(&message, &mut bytes);
+            self.encoder.encode(&message, &mut bytes);
         }
         if !bytes.is_empty() {
             self.write(&bytes).await?;
@@ -533,15 +543,16 @@ impl Outgoing<'_> {
         let (running, from) = (Arc::clone(self.running), self.position);
         let most = usize::try_from(self.left).unwrap_or(usize::MAX);
         let (mut packer, to) = (self.packer.take(), self.seat.peer.clone());
+        let mut writer = std::mem::take(&mut self.writer);
         let made = tokio::task::spawn_blocking(move || {
-            let packing = packer.as_mut();
-            let made = make_block(&running, (&to, ask), from, most.min(BLOCK_BYTES), packing);
-            (packer, made)
+            let out = (&mut writer, packer.as_mut());
+            let made = make_block(&running, (&to, ask), from, most.min(BLOCK_BYTES), out);
+            (writer, packer, made)
         });
-        let (packer, made) = made
+        let (writer, packer, made) = made
             .await
             .map_err(|_| Ended::Log("reading panicked".to_owned()))?;
-        self.packer = packer;
+        (self.writer, self.packer) = (writer, packer);
         let Made {
             block,
             ask,
@@ -550,7 +561,7 @@ impl Outgoing<'_> {
         } = made.map_err(Ended::Log)?;
         if let Some(block) = block {
             self.write(&block.message).await?;
-            self.left = self.left.saturating_sub(signed(block.raw));
+            self.left = self.left.saturating_sub(signed(block.credit));
             let counts = &self.seat.counts;
             counts.frames_out.fetch_add(block.frames, Ordering::Relaxed);
             counts

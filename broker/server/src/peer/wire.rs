@@ -2,7 +2,7 @@
 
 use std::io;
 
-use anabranch_protocol::peer::{BadMessage, LENGTH_BYTES, MAX_MESSAGE_BYTES, PeerMessage, decode};
+use anabranch_protocol::peer::{BadMessage, Decoder, LENGTH_BYTES, MAX_MESSAGE_BYTES, PeerMessage};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -34,6 +34,7 @@ pub(super) enum ReadError {
 pub(super) struct Incoming<R> {
     socket: R,
     buffer: BytesMut,
+    decoder: Decoder,
 }
 
 impl<R: AsyncRead + Unpin> Incoming<R> {
@@ -41,6 +42,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         Self {
             socket,
             buffer: BytesMut::new(),
+            decoder: Decoder::default(),
         }
     }
 
@@ -52,7 +54,8 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
                 && self.buffer.len() >= LENGTH_BYTES + length
             {
                 self.buffer.advance(LENGTH_BYTES);
-                return Ok(decode(self.take(length))?);
+                let message = self.take(length);
+                return Ok(self.decoder.decode(message)?);
             }
             if self.buffer.capacity() - self.buffer.len() < LEAST_ROOM {
                 // Grows with what has come, not with what is claimed.
@@ -87,7 +90,8 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
 
 #[cfg(test)]
 mod tests {
-    use anabranch_protocol::peer::encode;
+    use anabranch_protocol::peer::Encoder;
+    use anabranch_protocol::peer::block::Block;
     use tokio::io::AsyncWriteExt;
 
     use super::*;
@@ -95,19 +99,30 @@ mod tests {
     fn block(length: usize) -> PeerMessage {
         PeerMessage::Block {
             compressed: false,
-            raw: 0,
-            items: vec![7; length].into(),
+            inflated: 0,
+            block: Block {
+                bodies: vec![7; length].into(),
+                ..Block::default()
+            },
         }
     }
 
     #[tokio::test]
     async fn messages_of_every_length_read_back_and_small_ones_keep_no_more_than_they_are() {
-        let lengths = [0, 1, 100, COPY_BYTES - 6, COPY_BYTES, READ_BYTES, 3_000_000];
+        let lengths = [
+            0,
+            1,
+            100,
+            COPY_BYTES - 26,
+            COPY_BYTES,
+            READ_BYTES,
+            3_000_000,
+        ];
         let (mut near, far) = tokio::io::duplex(10_000);
         let sending = tokio::spawn(async move {
             for length in lengths.iter().chain(lengths.iter().rev()) {
                 let mut bytes = BytesMut::new();
-                encode(&block(*length), &mut bytes);
+                Encoder::default().encode(&block(*length), &mut bytes);
                 near.write_all(&bytes).await.unwrap();
             }
         });
@@ -115,11 +130,13 @@ mod tests {
         for length in lengths.iter().chain(lengths.iter().rev()) {
             let message = incoming.next().await.unwrap();
             assert!(message == block(*length), "{length}");
-            let PeerMessage::Block { items, .. } = message else {
+            let PeerMessage::Block { block, .. } = message else {
                 panic!("it is a block")
             };
             if (1..=100).contains(length) {
-                let held = items.try_into_mut().unwrap().capacity();
+                let held = block.bodies;
+                drop(block.heads);
+                let held = held.try_into_mut().unwrap().capacity();
                 assert!(held < 200, "{length} bytes hold {held}");
             }
         }
