@@ -11,7 +11,8 @@ use anabranch_core::id::{
 use anabranch_core::members::Standing;
 use anabranch_core::vector::VersionVector;
 use anabranch_protocol::error::Code;
-use anabranch_protocol::peer::{Heads, Hello, LENGTH_BYTES, PeerMessage, block, decode, encode};
+use anabranch_protocol::peer::block::BlockWriter;
+use anabranch_protocol::peer::{Decoder, Encoder, Heads, Hello, LENGTH_BYTES, PeerMessage};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,6 +23,9 @@ use crate::condition::soon;
 #[derive(Debug)]
 pub struct Stranger {
     socket: TcpStream,
+    encoder: Encoder,
+    decoder: Decoder,
+    writer: BlockWriter,
     /// What the broker has said of itself.
     pub hello: Hello,
 }
@@ -51,11 +55,18 @@ impl Stranger {
         heads: impl FnOnce(&Hello) -> Heads,
     ) -> Self {
         let mut socket = TcpStream::connect(address).await.unwrap();
-        let hello = match read(&mut socket).await {
+        let mut decoder = Decoder::default();
+        let hello = match read(&mut socket, &mut decoder).await {
             Some(PeerMessage::Hello(hello)) => hello,
             other => panic!("{other:?}"),
         };
-        let mut stranger = Self { socket, hello };
+        let mut stranger = Self {
+            socket,
+            encoder: Encoder::default(),
+            decoder,
+            writer: BlockWriter::default(),
+            hello,
+        };
         // Nobody has to be made a member, so the broker writes nothing for this link's sake.
         let mut members = stranger.hello.members.clone();
         members.insert(BrokerId::new(broker), Standing::Active);
@@ -74,7 +85,7 @@ impl Stranger {
     /// Says something. The broker may have ended the link meanwhile.
     pub async fn say(&mut self, message: &PeerMessage) {
         let mut bytes = BytesMut::new();
-        encode(message, &mut bytes);
+        self.encoder.encode(message, &mut bytes);
         let _ = self.socket.write_all(&bytes).await;
     }
 
@@ -83,14 +94,16 @@ impl Stranger {
     /// # Panics
     /// When they are too many for one block.
     pub async fn ship(&mut self, frames: &[Commit]) {
-        let mut items = BytesMut::new();
         for frame in frames {
-            block::put_frame(frame, &mut items);
+            self.writer.put_frame(frame);
         }
+        let Some(block) = self.writer.take() else {
+            return;
+        };
         let block = PeerMessage::Block {
             compressed: false,
-            raw: u32::try_from(items.len()).unwrap(),
-            items: items.freeze(),
+            inflated: u32::try_from(block.bodies.len()).unwrap(),
+            block,
         };
         self.say(&block).await;
     }
@@ -101,7 +114,7 @@ impl Stranger {
     /// When it ends it without a word.
     pub async fn bye(&mut self) -> (Code, String) {
         loop {
-            match read(&mut self.socket).await {
+            match read(&mut self.socket, &mut self.decoder).await {
                 Some(PeerMessage::Bye { code, message }) => return (code, message),
                 Some(_) => {}
                 None => panic!("it has ended the link without a word"),
@@ -110,14 +123,14 @@ impl Stranger {
     }
 }
 
-async fn read(socket: &mut TcpStream) -> Option<PeerMessage> {
+async fn read(socket: &mut TcpStream, decoder: &mut Decoder) -> Option<PeerMessage> {
     let mut length = [0; LENGTH_BYTES];
     let read = soon("a message", socket.read_exact(&mut length)).await;
     read.ok()?;
     let mut bytes = vec![0; u32::from_le_bytes(length) as usize];
     let read = soon("its end", socket.read_exact(&mut bytes)).await;
     read.ok()?;
-    Some(decode(bytes.into()).unwrap())
+    Some(decoder.decode(bytes.into()).unwrap())
 }
 
 /// A frame with one record for the stream `events`, after an origin's frame of this chain.

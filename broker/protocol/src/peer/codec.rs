@@ -442,6 +442,17 @@ mod tests {
             .collect()
     }
 
+    fn audit(from: &'static [u8], to: Option<&'static [u8]>) -> PeerMessage {
+        PeerMessage::Audit(Audit {
+            stream: StreamId::new(77),
+            from: Bytes::from_static(from),
+            to: to.map(Bytes::from_static),
+            vector: 5,
+            sum: u128::MAX - 3,
+            rows: 9,
+        })
+    }
+
     fn messages() -> Vec<PeerMessage> {
         let heads = [(origin(1), (Sequence::new(9), Chain::new([3; 32])))];
         vec![
@@ -488,22 +499,8 @@ mod tests {
                 answered: [1, 7].map(BrokerId::new).into_iter().collect(),
                 held: vector(&[(1, 4)]),
             }]),
-            PeerMessage::Audit(Audit {
-                stream: StreamId::new(77),
-                from: Bytes::from_static(b"a"),
-                to: Some(Bytes::from_static(b"\xff")),
-                vector: 5,
-                sum: u128::MAX - 3,
-                rows: 9,
-            }),
-            PeerMessage::Audit(Audit {
-                stream: StreamId::new(77),
-                from: Bytes::new(),
-                to: None,
-                vector: 5,
-                sum: 0,
-                rows: 0,
-            }),
+            audit(b"a", Some(b"\xff")),
+            audit(b"", None),
         ]
     }
 

@@ -41,7 +41,7 @@ use anabranch_core::audit::Audit;
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Chain;
 use anabranch_core::id::{BrokerId, ClusterId, Origin, RegionName, Sequence};
-use anabranch_core::limits::MAX_FRAME_BYTES;
+use anabranch_core::limits::{MAX_FRAME_BYTES, MAX_ORIGINS, SPARE_ORIGINS};
 use anabranch_core::members::Standing;
 use anabranch_core::recall::Recall;
 use anabranch_core::stability::Report;
@@ -57,6 +57,18 @@ use crate::error::Code;
 /// Longest message: a block with one frame of the largest size, or a hello of a cluster that has
 /// lost power thousands of times.
 pub const MAX_MESSAGE_BYTES: usize = MAX_FRAME_BYTES + 1024 * 1024;
+
+/// Longest first message: a hello with the heads of as many origins as there can be.
+pub const MAX_HELLO_BYTES: usize = 512 * 1024;
+
+/// Bytes of a head, and of a member, in a hello.
+const HEAD_BYTES: usize = 52;
+const MEMBER_BYTES: usize = 9;
+
+const _: () = assert!(
+    (MAX_ORIGINS + SPARE_ORIGINS) * (HEAD_BYTES + MEMBER_BYTES) + 1024 <= MAX_HELLO_BYTES,
+    "whoever holds as many origins as there can be can say hello"
+);
 
 /// Bytes before the kind of a message: its length.
 pub const LENGTH_BYTES: usize = 4;

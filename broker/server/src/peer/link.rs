@@ -47,8 +47,8 @@ const REPORT_EVERY: Duration = Duration::from_millis(2);
 const TELL_ALL_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes of reports that a link carries in a millisecond at most. A report names every broker, and a hub
-/// passes on those of all, so that with 175 regions one each 2 ms would be far more than the records.
-const REPORT_BYTES_PER_MS: u64 = 100;
+/// passes on those of all, so that with 175 regions one each 2 ms would be as much as the records.
+const REPORT_BYTES_PER_MS: u64 = 50;
 
 /// Why a link ended.
 #[derive(Debug)]
@@ -188,6 +188,7 @@ async fn greet(
         _ => return Err(Ended::Protocol("its first message is no hello")),
     };
     check_hello(&own, &hello)?;
+    incoming.greeted();
     if let Some(address) = address {
         let met = hello.origin.broker;
         running.regions.note_met(address.0.clone(), met);
@@ -603,7 +604,7 @@ mod tests {
     #[test]
     fn few_brokers_report_often_and_many_never_fill_a_link() {
         assert_eq!(pause_after(0), REPORT_EVERY);
-        assert_eq!(pause_after(150), REPORT_EVERY);
+        assert_eq!(pause_after(100), REPORT_EVERY);
         let second = 1000 * REPORT_BYTES_PER_MS;
         assert_eq!(pause_after(second), Duration::from_secs(1));
     }

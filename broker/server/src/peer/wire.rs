@@ -2,7 +2,9 @@
 
 use std::io;
 
-use anabranch_protocol::peer::{BadMessage, Decoder, LENGTH_BYTES, MAX_MESSAGE_BYTES, PeerMessage};
+use anabranch_protocol::peer::{
+    BadMessage, Decoder, LENGTH_BYTES, MAX_HELLO_BYTES, MAX_MESSAGE_BYTES, PeerMessage,
+};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -35,6 +37,8 @@ pub(super) struct Incoming<R> {
     socket: R,
     buffer: BytesMut,
     decoder: Decoder,
+    /// Longest message that is taken.
+    most: usize,
 }
 
 impl<R: AsyncRead + Unpin> Incoming<R> {
@@ -43,7 +47,13 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
             socket,
             buffer: BytesMut::new(),
             decoder: Decoder::default(),
+            most: MAX_HELLO_BYTES,
         }
+    }
+
+    /// The other side has said who it is, and may say more from now on.
+    pub(super) fn greeted(&mut self) {
+        self.most = MAX_MESSAGE_BYTES;
     }
 
     /// The next message. Cancel-safe: what has come is kept.
@@ -81,7 +91,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
             return Ok(None);
         };
         let length = u32::from_le_bytes(*length) as usize;
-        match length <= MAX_MESSAGE_BYTES {
+        match length <= self.most {
             true => Ok(Some(length)),
             false => Err(ReadError::TooLong(length)),
         }
@@ -127,6 +137,7 @@ mod tests {
             }
         });
         let mut incoming = Incoming::new(far);
+        incoming.greeted();
         for length in lengths.iter().chain(lengths.iter().rev()) {
             let message = incoming.next().await.unwrap();
             assert!(message == block(*length), "{length}");
@@ -142,5 +153,14 @@ mod tests {
         }
         assert!(matches!(incoming.next().await, Err(ReadError::Closed)));
         sending.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_first_message_is_no_longer_than_a_hello() {
+        let (mut near, far) = tokio::io::duplex(100);
+        let length = u32::try_from(MAX_HELLO_BYTES + 1).unwrap();
+        near.write_all(&length.to_le_bytes()).await.unwrap();
+        let refused = Incoming::new(far).next().await;
+        assert!(matches!(refused, Err(ReadError::TooLong(_))), "{refused:?}");
     }
 }
