@@ -2,8 +2,8 @@
 //! real sequencers, contexts, holding, blocks and reports, no disks and no sockets.
 //!
 //! Up to 16 regions everybody is linked with everybody. Beyond, 16 hubs are, and each other region
-//! with one of them. Every region writes its share of the rate, and closes a frame at each tick. A
-//! message takes one tick to the next broker. Prints a table, and writes plots into `docs/plots/`.
+//! with one of them. Every region writes its share of the rate into a frame each so many
+//! milliseconds, not all at the same moment. A message takes a tenth of that time to the next broker. Prints a table, and writes plots into `docs/plots/`.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -35,10 +35,14 @@ const HUBS: usize = 16;
 const REPORT_EVERY_MS: f64 = 2.0;
 const REPORT_BYTES_PER_MS: f64 = 50.0;
 
-/// Ticks in which all links begin, ticks before measuring, and ticks measured.
-const BEGIN_TICKS: usize = 6;
-const WARM_UP: usize = 8;
-const MEASURED: usize = 20;
+/// Moments into which the time from one frame of a broker to its next is divided. Brokers write at
+/// different ones, and a message takes one to the next broker.
+const MOMENTS: usize = 10;
+
+/// Frames of each broker while all links begin, before measuring, and measured.
+const BEGIN: usize = 3;
+const WARM_UP: usize = 5;
+const MEASURED: usize = 10;
 
 const REGIONS: [usize; 6] = [3, 7, 16, 50, 100, 175];
 
@@ -70,6 +74,15 @@ struct Said {
     heads: f64,
     reports: f64,
     records: f64,
+}
+
+impl Said {
+    fn add(&mut self, more: &Self) {
+        self.frames += more.frames;
+        self.heads += more.heads;
+        self.reports += more.reports;
+        self.records += more.records;
+    }
 }
 
 fn id(at: usize) -> BrokerId {
@@ -111,6 +124,11 @@ fn links(regions: usize) -> Vec<Link> {
         }
     }
     links
+}
+
+/// When within an interval a broker writes. Those behind the same hub do not write in a row.
+fn phase_of(at: usize) -> usize {
+    (at / HUBS * 7 + at * 3) % MOMENTS
 }
 
 fn region(at: usize) -> RegionName {
@@ -189,7 +207,7 @@ impl Broker {
     }
 }
 
-/// What is shipped over a link in a tick, and what of it is not payload.
+/// What is shipped over a link at a moment, and what of it is not payload.
 fn ship(link: &mut Link, log: &[Commit], sum: &mut Said) -> Option<Block> {
     let mut payload = 0;
     for commit in &log[link.position..] {
@@ -214,16 +232,16 @@ fn ship(link: &mut Link, log: &[Commit], sum: &mut Said) -> Option<Block> {
     Some(block)
 }
 
-/// Reports go out as often as they may, or with each tick while all links begin. What they take of
+/// Reports go out as often as they may, or at each moment while all links begin. What they take of
 /// the link until the next ones is what is counted.
 fn report(
     link: &mut Link,
     from: &Broker,
-    (at_ms, tick_ms): (f64, f64),
+    (at_ms, moment_ms): (f64, f64),
     sum: &mut Said,
 ) -> Vec<Report> {
     let mut reports = Vec::new();
-    let begins = at_ms < BEGIN_TICKS as f64 * tick_ms;
+    let begins = at_ms < (BEGIN * MOMENTS) as f64 * moment_ms;
     if begins || at_ms >= link.next_report {
         reports = from.mesh.news(Some(&link.of), false).reports;
         let mut message = BytesMut::new();
@@ -237,23 +255,80 @@ fn report(
             false => link.longest_pause.max(pause),
         };
     }
-    sum.reports += link.report_bytes_per_ms * tick_ms;
+    sum.reports += link.report_bytes_per_ms * moment_ms;
     reports
 }
 
 struct Measured {
     regions: usize,
     sum: Said,
+    /// Memory per broker, links included.
     kilobytes: f64,
     /// The longest that a link had to wait between reports, in milliseconds.
     pause: f64,
-    heal: usize,
+    /// Until all hold the same and know it, after a cut.
+    exchanges: usize,
 }
 
-fn tick(
+impl Measured {
+    fn per_record(&self, bytes: f64) -> f64 {
+        bytes / self.sum.records.max(1.0)
+    }
+
+    /// As a line that [`Measured::parse`] reads.
+    fn line(&self) -> String {
+        let Said {
+            frames,
+            heads,
+            reports,
+            records,
+        } = self.sum;
+        let Self {
+            regions,
+            kilobytes,
+            pause,
+            exchanges,
+            ..
+        } = self;
+        format!("{regions} {frames} {heads} {reports} {records} {kilobytes} {pause} {exchanges}")
+    }
+
+    fn parse(line: &str) -> Self {
+        let numbers = line
+            .split_whitespace()
+            .map(|n| n.parse().expect("a number"));
+        let [
+            regions,
+            frames,
+            heads,
+            reports,
+            records,
+            kilobytes,
+            pause,
+            exchanges,
+        ]: [f64; 8] = numbers
+            .collect::<Vec<_>>()
+            .try_into()
+            .expect("eight of them");
+        Self {
+            regions: regions as usize,
+            sum: Said {
+                frames,
+                heads,
+                reports,
+                records,
+            },
+            kilobytes,
+            pause,
+            exchanges: exchanges as usize,
+        }
+    }
+}
+
+fn moment(
     brokers: &mut [Broker],
     links: &mut [Link],
-    (now, at_ms, tick_ms): (u64, f64, f64),
+    (now, at_ms, moment_ms): (u64, f64, f64),
     cut: Option<usize>,
 ) -> Said {
     let mut sum = Said::default();
@@ -261,7 +336,7 @@ fn tick(
     for (number, link) in links.iter_mut().enumerate() {
         if cut.is_none_or(|cut| link.from != cut && link.to != cut) {
             let block = ship(link, &brokers[link.from].log, &mut sum);
-            let reports = report(link, &brokers[link.from], (at_ms, tick_ms), &mut sum);
+            let reports = report(link, &brokers[link.from], (at_ms, moment_ms), &mut sum);
             arriving.push((number, block, reports));
         }
     }
@@ -280,50 +355,53 @@ fn tick(
     sum
 }
 
-/// What a broker keeps of all others, encoded: its sequencer, and the newest report of each.
-fn state_kilobytes(broker: &Broker, regions: usize) -> f64 {
-    let all = (0..regions).map(id).collect();
-    let reports = broker.mesh.news(Some(&all), false).reports;
-    let mut encoded = broker.sequencer.checkpoint();
-    for report in reports {
-        report.applied.encode(&mut encoded);
-    }
-    encoded.len() as f64 / 1000.0
+/// Memory of this process, in kilobytes, at its most.
+fn peak_kilobytes() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("it is Linux");
+    let peak = status.lines().find_map(|line| {
+        let rest = line.strip_prefix("VmHWM:")?;
+        rest.trim().strip_suffix(" kB")?.parse().ok()
+    });
+    peak.expect("Linux says so")
 }
 
-fn measure(regions: usize, rate: f64, tick_ms: f64) -> Measured {
+/// To be called once in a process, since its memory at its most is measured.
+fn measure(regions: usize, rate: f64, interval_ms: f64) -> Measured {
+    let before = peak_kilobytes();
     let mut brokers: Vec<_> = (0..regions).map(|at| broker(at, regions)).collect();
     let mut links = links(regions);
-    let share = rate / regions as f64 * tick_ms / 1000.0;
-    let (mut sum, mut owed, mut kilobytes) = (Said::default(), 0.0, 0.0);
-    for round in 0..WARM_UP + MEASURED {
-        let now = 1_700_000_000_000 + round as u64 * 100;
-        owed += share;
+    let share = rate / regions as f64 * interval_ms / 1000.0;
+    let (mut sum, mut owed) = (Said::default(), 0.0);
+    let moment_ms = interval_ms / MOMENTS as f64;
+    for moments in 0..(WARM_UP + MEASURED) * MOMENTS {
+        let now = 1_700_000_000_000 + moments as u64 * 10;
+        let phase = moments % MOMENTS;
+        if phase == 0 {
+            owed += share;
+        }
         let records = owed as usize;
-        owed -= records as f64;
-        for broker in &mut brokers {
-            if records > 0 {
+        for (at, broker) in brokers.iter_mut().enumerate() {
+            if records > 0 && phase_of(at) == phase {
                 broker.write(records, now);
             }
             broker.settle();
         }
-        let times = (now, round as f64 * tick_ms, tick_ms);
-        let said = tick(&mut brokers, &mut links, times, None);
-        if round >= WARM_UP {
-            sum.frames += said.frames;
-            sum.heads += said.heads;
-            sum.reports += said.reports;
-            sum.records += said.records;
+        if phase == MOMENTS - 1 {
+            owed -= records as f64;
+        }
+        let times = (now, moments as f64 * moment_ms, moment_ms);
+        let said = moment(&mut brokers, &mut links, times, None);
+        if moments >= WARM_UP * MOMENTS {
+            sum.add(&said);
         }
         forget_shipped(&mut brokers, &mut links);
-        kilobytes = state_kilobytes(&brokers[0], regions);
     }
     Measured {
         regions,
         pause: links.iter().map(|l| l.longest_pause).fold(0.0, f64::max),
-        heal: heal(&mut brokers, &mut links, tick_ms),
+        kilobytes: (peak_kilobytes() - before) / regions as f64,
+        exchanges: heal(&mut brokers, &mut links, moment_ms),
         sum,
-        kilobytes,
     }
 }
 
@@ -341,9 +419,10 @@ fn forget_shipped(brokers: &mut [Broker], links: &mut [Link]) {
     }
 }
 
-/// The last region is cut off for some ticks while all write. How many ticks after it is back do all
+/// The last region is cut off for some moments while all write. After how many exchanges since it is
+/// back do all
 /// hold the same, and know that they do?
-fn heal(brokers: &mut [Broker], links: &mut [Link], tick_ms: f64) -> usize {
+fn heal(brokers: &mut [Broker], links: &mut [Link], moment_ms: f64) -> usize {
     let cut = brokers.len() - 1;
     let mut now = 1_700_000_100_000;
     for _ in 0..3 {
@@ -352,112 +431,142 @@ fn heal(brokers: &mut [Broker], links: &mut [Link], tick_ms: f64) -> usize {
             broker.write(1, now);
             broker.settle();
         }
-        tick(brokers, links, (now, 0.0, tick_ms), Some(cut));
+        moment(brokers, links, (now, 0.0, moment_ms), Some(cut));
     }
-    for ticks in 1..50 {
-        tick(brokers, links, (now, 0.0, tick_ms), None);
+    for exchanges in 1..50 {
+        moment(brokers, links, (now, 0.0, moment_ms), None);
         let all = brokers[0].sequencer.vector();
         let is_same =
             |broker: &Broker| broker.sequencer.vector() == all && broker.mesh.stable() == all;
         if brokers.iter().all(is_same) {
-            return ticks;
+            return exchanges;
         }
     }
     0
 }
 
 fn main() {
-    let most = std::env::args()
-        .nth(1)
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(175);
+    let arguments: Vec<f64> = (std::env::args().skip(1))
+        .map(|n| n.parse().expect("regions, records a second, milliseconds"))
+        .collect();
+    if let [regions, rate, interval_ms] = arguments[..] {
+        println!("{}", measure(regions as usize, rate, interval_ms).line());
+        return;
+    }
+    let most = arguments.first().map_or(usize::MAX, |&most| most as usize);
     println!(
-        "| records/s | a frame each | regions | records a frame | bytes before a frame's batches | bytes a record: frames | reports | together | longest pause of reports | state per broker, encoded | ticks |"
+        "| records/s | a frame each | regions | records a frame | bytes before a frame's batches | bytes a record: frames | reports | together | longest pause of reports | memory per broker | exchanges |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
-    let mut curves: BTreeMap<(u64, u64), Vec<Measured>> = BTreeMap::new();
-    for (rate, tick_ms) in [
-        (1_000_000.0, 1.0),
-        (1_000_000.0, 10.0),
-        (100_000.0, 1.0),
-        (100_000.0, 10.0),
-    ] {
+    let mut curves: Curves = BTreeMap::new();
+    for (rate, interval_ms) in [(1_000_000, 1), (1_000_000, 10), (100_000, 1), (100_000, 10)] {
         for regions in REGIONS.into_iter().filter(|&n| n <= most) {
-            let measured = measure(regions, rate, tick_ms);
-            let per = |bytes: f64| bytes / measured.sum.records.max(1.0);
+            let measured = measure_apart(regions, rate, interval_ms);
+            let Said {
+                frames,
+                heads,
+                reports,
+                ..
+            } = measured.sum;
+            let per = |bytes| measured.per_record(bytes);
             println!(
-                "| {rate:.0} | {tick_ms:.0} ms | {regions} | {:.1} | {:.1} | {:.2} | {:.2} | {:.2} | {:.0} ms | {:.0} kB | {} |",
-                rate / regions as f64 * tick_ms / 1000.0,
-                measured.sum.heads / measured.sum.frames.max(1.0),
-                per(measured.sum.heads),
-                per(measured.sum.reports),
-                per(measured.sum.heads + measured.sum.reports),
+                "| {rate} | {interval_ms} ms | {regions} | {:.1} | {:.1} | {:.2} | {:.2} | {:.2} | {:.0} ms | {:.0} kB | {} |",
+                (rate * interval_ms) as f64 / regions as f64 / 1000.0,
+                heads / frames.max(1.0),
+                per(heads),
+                per(reports),
+                per(heads + reports),
                 measured.pause,
                 measured.kilobytes,
-                measured.heal,
+                measured.exchanges,
             );
-            curves
-                .entry((rate as u64, tick_ms as u64))
-                .or_default()
-                .push(measured);
+            let curve = curves.entry((rate, interval_ms)).or_default();
+            curve.push(measured);
         }
     }
-    plot(&curves);
+    plot_all(&curves);
 }
 
-/// Bytes a record over regions, both on logarithmic axes.
-fn plot(curves: &BTreeMap<(u64, u64), Vec<Measured>>) {
+/// In a process of its own.
+fn measure_apart(regions: usize, rate: u64, interval_ms: u64) -> Measured {
+    let this = std::env::current_exe().expect("it has a file");
+    let arguments = [regions as u64, rate, interval_ms].map(|n| n.to_string());
+    let output = std::process::Command::new(this).args(arguments).output();
+    let output = output.expect("it starts");
+    assert!(output.status.success(), "{output:?}");
+    Measured::parse(&String::from_utf8_lossy(&output.stdout))
+}
+
+type Curves = BTreeMap<(u64, u64), Vec<Measured>>;
+
+fn plot_all(curves: &Curves) {
+    let metadata = |m: &Measured| m.per_record(m.sum.heads + m.sum.reports);
+    plot(
+        "metadata",
+        "bytes beyond batches, per record and receiving broker",
+        (0.01, 4),
+        curves,
+        metadata,
+    );
+    plot(
+        "memory",
+        "kilobytes of memory per broker",
+        (10.0, 4),
+        curves,
+        |m| m.kilobytes,
+    );
+    plot(
+        "convergence",
+        "exchanges after a cut until all hold the same and know it",
+        (1.0, 1),
+        curves,
+        |m| m.exchanges as f64,
+    );
+}
+
+/// Something over regions, both on logarithmic axes; that of the values begins here and spans so
+/// many powers of ten.
+fn plot(
+    name: &str,
+    title: &str,
+    (least, powers): (f64, i32),
+    curves: &Curves,
+    value: impl Fn(&Measured) -> f64,
+) {
     let x = |regions: usize| 60.0 + (regions as f64 / 3.0).ln() / (175.0_f64 / 3.0).ln() * 480.0;
-    let y = |bytes: f64| 340.0 - bytes.max(0.1).log10() * 44.0 - 44.0;
+    let y = |value: f64| 340.0 - (value.max(least) / least).log10() / f64::from(powers) * 300.0;
     let mut svg = String::from(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"380\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"760\" height=\"380\" fill=\"white\"/>\n",
     );
-    for power in -1..6 {
-        let bytes = 10f64.powi(power);
+    for power in 0..=powers {
+        let value = least * 10f64.powi(power);
         svg += &format!(
-            "<line x1=\"60\" x2=\"540\" y1=\"{0:.0}\" y2=\"{0:.0}\" stroke=\"#ddd\"/><text x=\"8\" y=\"{1:.0}\">{bytes} B</text>\n",
-            y(bytes),
-            y(bytes) + 4.0
+            "<line x1=\"60\" x2=\"540\" y1=\"{0:.0}\" y2=\"{0:.0}\" stroke=\"#ddd\"/><text x=\"8\" y=\"{1:.0}\">{value}</text>\n",
+            y(value),
+            y(value) + 4.0
         );
     }
     for regions in REGIONS {
-        svg += &format!(
-            "<text x=\"{:.0}\" y=\"362\">{regions}</text>\n",
-            x(regions) - 8.0
-        );
+        let left = x(regions) - 8.0;
+        svg += &format!("<text x=\"{left:.0}\" y=\"362\">{regions}</text>\n");
     }
     let colours = ["#1b6ca8", "#2a9d8f", "#c8553d", "#8a5a9e"];
-    for (n, ((rate, tick), points)) in curves.iter().enumerate() {
-        for (what, dash) in [("frames", ""), ("reports", " stroke-dasharray=\"5 4\"")] {
-            let line: Vec<String> = points
-                .iter()
-                .map(|m| {
-                    let bytes = if what == "frames" {
-                        m.sum.heads
-                    } else {
-                        m.sum.reports
-                    };
-                    format!(
-                        "{:.1},{:.1}",
-                        x(m.regions),
-                        y(bytes / m.sum.records.max(1.0))
-                    )
-                })
-                .collect();
-            svg += &format!(
-                "<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"2\"{dash} points=\"{}\"/>\n",
-                colours[n],
-                line.join(" ")
-            );
-        }
+    for (n, ((rate, interval), points)) in curves.iter().enumerate() {
+        let line = points
+            .iter()
+            .map(|m| format!("{:.1},{:.1}", x(m.regions), y(value(m))));
+        let line: Vec<_> = line.collect();
         svg += &format!(
-            "<text x=\"552\" y=\"{}\" fill=\"{}\">{rate}/s, a frame each {tick} ms</text>\n",
+            "<polyline fill=\"none\" stroke=\"{0}\" stroke-width=\"2\" points=\"{1}\"/>\n<text x=\"552\" y=\"{2}\" fill=\"{0}\">{rate}/s, a frame each {interval} ms</text>\n",
+            colours[n],
+            line.join(" "),
             40 + n * 18,
-            colours[n]
         );
     }
-    svg += "<text x=\"552\" y=\"130\">solid: frames</text><text x=\"552\" y=\"148\">dashed: reports</text>\n<text x=\"250\" y=\"378\">regions</text><text x=\"60\" y=\"20\">bytes beyond records, per record and receiving broker</text>\n</svg>\n";
-    let path = repository().join("docs/plots/metadata.svg");
-    std::fs::write(&path, svg).expect("the repository can be written");
-    println!("\nwritten: docs/plots/metadata.svg");
+    svg += &format!(
+        "<text x=\"250\" y=\"378\">regions</text><text x=\"60\" y=\"20\">{title}</text>\n</svg>\n"
+    );
+    let path = format!("docs/plots/{name}.svg");
+    std::fs::write(repository().join(&path), svg).expect("the repository can be written");
+    println!("written: {path}");
 }
