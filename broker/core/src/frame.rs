@@ -272,7 +272,9 @@ impl FrameHeader {
     }
 
     fn check(&self, body: usize, records: u32) -> Result<(), FrameError> {
-        if self.sequence == Sequence::NONE || self.parts.is_empty() {
+        // The last sequence there is has none after it, and no broker gets there.
+        let no_sequence = self.sequence == Sequence::NONE || self.sequence.get() == u64::MAX;
+        if no_sequence || self.parts.is_empty() {
             return Err(FrameError::Contradiction("it has no sequence or no parts"));
         }
         if body > MAX_FRAME_BYTES || body != self.body_length() {

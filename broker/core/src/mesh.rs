@@ -10,10 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::clock::HybridTimestamp;
 use crate::exchange::{Ask, Peers};
 use crate::id::{BrokerId, Origin, RegionName, Sequence};
+use crate::limits::MAX_CONTEXT_BYTES;
 use crate::members::{Member, Members};
-use crate::recall::{Recall, Recalls};
-use crate::stability::{Report, Stability};
+use crate::recall::{Heard, Recall, Recalls};
+use crate::stability::{Report, Stability, is_of_earlier_life};
 use crate::vector::VersionVector;
+
+/// Brokers of which nothing is known but a report.
+const MOST_UNKNOWN: usize = 256;
 
 /// What a broker knows of all of them, itself included.
 #[derive(Clone, Debug)]
@@ -95,10 +99,13 @@ impl Mesh {
         self.recalls.asks()
     }
 
-    /// Whether it holds what all members held when they were asked, or has not asked.
+    /// Whether it holds what all members held when they were asked, or has not asked. Who they are is
+    /// not known before the log says that this broker is one.
     #[must_use]
     pub fn is_recalled(&self) -> bool {
-        self.recalls.is_over(&self.members, self.applied())
+        let knows_members = self.members.get(self.own).is_some();
+        let is_over = knows_members && self.recalls.is_over(&self.members, self.applied());
+        is_over || !self.recalls.asks()
     }
 
     /// This broker writes: it has what it asked for, or does not wait for it any more.
@@ -108,8 +115,15 @@ impl Mesh {
 
     /// Somebody asks, or knows more answers. Whether that is something to pass on.
     pub fn hear_recall(&mut self, recall: Recall) -> bool {
+        let broker = recall.origin.broker;
         let applied = self.stability.applied();
-        self.recalls.hear(recall, applied)
+        let heard = self.recalls.hear(recall, &self.members, applied);
+        if heard == Heard::New && broker != self.own {
+            // It may hold less than it said.
+            self.stability.forget_waiting(broker);
+            self.reports.remove(&broker);
+        }
+        heard != Heard::Nothing
     }
 
     /// What was found out before is so still: all that may write are members by this log.
@@ -295,18 +309,32 @@ impl Mesh {
         if report.broker == self.own || self.left.contains(&report.broker) {
             return;
         }
+        // More origins than there can be.
+        let is_too_long = report.applied.encoded_bytes() > MAX_CONTEXT_BYTES;
+        if is_too_long || !self.has_room_for(report.broker) {
+            return;
+        }
         if self.peers.reaches(report.broker) {
             self.peers.reach(report.broker, report.applied.clone());
         }
         self.stability.hear(report.clone());
-        let newer = self
-            .reports
-            .get(&report.broker)
-            .is_none_or(|held| report.applied.covers(&held.applied));
+        let newer = self.reports.get(&report.broker).is_none_or(|held| {
+            report.applied.covers(&held.applied) || is_of_earlier_life(held, &report)
+        });
         if newer {
             self.reports.insert(report.broker, report);
         }
         self.let_go();
+    }
+
+    /// Whether a report of this broker is kept. A relay may tell of one before any frame of it came; but
+    /// anybody may make up brokers.
+    fn has_room_for(&self, broker: BrokerId) -> bool {
+        let is_known = |broker: &BrokerId| {
+            self.met.contains(broker) || self.members.get(*broker).is_some() || *broker == self.own
+        };
+        let is_kept = is_known(&broker) || self.reports.contains_key(&broker);
+        is_kept || self.reports.keys().filter(|kept| !is_known(kept)).count() < MOST_UNKNOWN
     }
 
     /// A peer may not hold a part of what it was asked for, see [`Peers::withhold`].
@@ -553,6 +581,82 @@ mod tests {
         assert_eq!(promised(&mesh), HybridTimestamp::new(40));
         assert_eq!(mesh.watermark(), HybridTimestamp::new(20));
         assert_eq!(mesh.stable().get(origin(1)), Sequence::new(2));
+    }
+
+    /// 2 has written 6, which follows 3's 10, shipped and reported it, and was restored without it. At
+    /// the broker, 6 waits for 10 while it answers.
+    #[test]
+    fn a_report_that_waits_when_its_broker_asks_what_it_may_have_forgotten_never_counts() {
+        let all = founded(&[1, 2, 3]);
+        let mesh = |broker, name, applied: &[(u64, u64)]| {
+            let mut mesh = Mesh::new(BrokerId::new(broker), region(name));
+            mesh.advance(report(broker, applied, 10), &all);
+            mesh.resume();
+            mesh
+        };
+        let mut one = mesh(1, "a", &[(1, 1), (2, 5), (3, 9)]);
+        let earlier = report(2, &[(1, 1), (2, 6), (3, 10)], 20);
+        one.hear(earlier);
+        let mut two = mesh(2, "b", &[(1, 1), (2, 5), (3, 9)]);
+        let mut three = mesh(3, "c", &[(1, 1), (2, 5), (3, 10)]);
+        two.recall(Origin {
+            epoch: Epoch::new(2),
+            ..origin(2)
+        });
+        let tell = |from: &Mesh, to: &mut Mesh| {
+            let recalls = from.news(None, true).recalls;
+            recalls.into_iter().for_each(|recall| {
+                to.hear_recall(recall);
+            });
+        };
+        for _ in 0..2 {
+            tell(&two, &mut one);
+            tell(&one, &mut three);
+            tell(&three, &mut two);
+        }
+        two.advance(report(2, &[(1, 1), (2, 5), (3, 10)], 15), &all);
+        assert!(two.is_recalled());
+        let follows = two.applied().clone();
+        one.advance(report(1, &[(1, 1), (2, 6), (3, 10)], 20), &all);
+        one.hear(report(3, &[(1, 1), (2, 6), (3, 10)], 20));
+        assert!(follows.covers(&one.stable()), "{:?}", one.stable());
+    }
+
+    #[test]
+    fn who_has_lost_its_members_does_not_know_whom_to_wait_for() {
+        let mut mesh = Mesh::new(BrokerId::new(1), region("a"));
+        mesh.advance(report(1, &[], 0), &Members::default());
+        mesh.recall(origin(1));
+        assert!(!mesh.is_recalled());
+        mesh.end_recall();
+        assert!(mesh.is_recalled());
+    }
+
+    #[test]
+    fn a_restored_broker_holds_what_it_says_and_not_what_it_said() {
+        let mut mesh = Mesh::new(BrokerId::new(1), region("a"));
+        mesh.advance(report(1, &[(1, 3), (2, 5)], 30), &founded(&[1, 2]));
+        mesh.link(BrokerId::new(2), region("b"), VersionVector::EMPTY);
+        mesh.hear(report(2, &[(1, 3), (2, 9)], 40));
+        mesh.hear(report(2, &[(1, 100), (2, 5)], 300));
+        assert_eq!(mesh.holding(origin(1), Sequence::new(100)).len(), 1);
+        mesh.advance(report(1, &[(1, 100), (2, 5)], 300), &founded(&[1, 2]));
+        assert_eq!(mesh.holding(origin(1), Sequence::new(100)).len(), 2);
+    }
+
+    #[test]
+    fn reports_of_brokers_that_are_made_up_are_bounded() {
+        let mut mesh = Mesh::new(BrokerId::new(1), region("a"));
+        mesh.advance(report(1, &[(1, 3)], 30), &founded(&[1, 2]));
+        for broker in 1000..5000 {
+            mesh.hear(report(broker, &[], 1));
+        }
+        assert_eq!(mesh.news(None, false).reports.len(), 1 + MOST_UNKNOWN);
+        mesh.hear(report(2, &[], 1));
+        assert!(
+            mesh.report(BrokerId::new(2)).is_some(),
+            "of a member it is kept"
+        );
     }
 
     #[test]

@@ -21,9 +21,12 @@ use crate::id::{BrokerId, Origin, Sequence};
 use crate::members::Members;
 use crate::vector::VersionVector;
 
-/// Brokers that are answered at the same time. Far more than can have been restored at once, and few
-/// enough for memory, whatever is claimed.
-const MOST: usize = 1024;
+/// Recalls that are kept of a member: of starts that it did not write after.
+const OF_A_MEMBER: usize = 4;
+
+/// Those of brokers that are no members by this log, all together: it may have to learn of them yet,
+/// and anybody may claim to be one.
+const OF_STRANGERS: usize = 16;
 
 /// A broker asks what it has to hold before it writes, with the answers so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,17 @@ pub struct Recall {
     pub answered: BTreeSet<BrokerId>,
     /// What these held when they did.
     pub held: VersionVector,
+}
+
+/// What became of one that was heard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Heard {
+    /// Nothing is to be passed on.
+    Nothing,
+    /// Others have answered.
+    More,
+    /// It was not known, and is answered.
+    New,
 }
 
 /// Those that a broker knows of. By origin: which of two epochs is the later one cannot be told, since
@@ -91,8 +105,13 @@ impl Recalls {
         }
     }
 
-    /// Somebody asks, or knows more answers. Whether that is something to pass on.
-    pub(crate) fn hear(&mut self, recall: Recall, applied: &VersionVector) -> bool {
+    /// Somebody asks, or knows more answers.
+    pub(crate) fn hear(
+        &mut self,
+        recall: Recall,
+        members: &Members,
+        applied: &VersionVector,
+    ) -> Heard {
         let origin = recall.origin;
         // What an earlier start has asked for does not matter any more.
         let is_over = match origin.broker == self.own {
@@ -100,21 +119,45 @@ impl Recalls {
             false => has_written(origin, applied),
         };
         if is_over {
-            return false;
+            return Heard::Nothing;
         }
         if let Some(held) = self.known.get_mut(&origin) {
             let knows_more =
                 !held.answered.is_superset(&recall.answered) || !held.held.covers(&recall.held);
             held.answered.extend(recall.answered);
             held.held.merge(&recall.held);
-            return knows_more;
+            return match knows_more {
+                true => Heard::More,
+                false => Heard::Nothing,
+            };
         }
-        if self.known.len() >= MOST {
-            return false;
+        if !self.make_room(origin.broker, members) {
+            return Heard::Nothing;
         }
         let held = self.known.entry(origin).or_insert(recall);
         held.answered.insert(self.own);
         held.held.merge(applied);
+        Heard::New
+    }
+
+    /// Whether one more of this broker can be kept. Of a member the one with most answers goes: it is
+    /// that of an earlier start.
+    fn make_room(&mut self, broker: BrokerId, members: &Members) -> bool {
+        let is_member = |broker: BrokerId| members.get(broker).is_some();
+        let of_it = self
+            .known
+            .iter()
+            .filter(|(origin, _)| origin.broker == broker);
+        if !is_member(broker) {
+            let strangers = self.known.keys().filter(|origin| !is_member(origin.broker));
+            return strangers.count() < OF_STRANGERS;
+        }
+        if of_it.clone().count() >= OF_A_MEMBER {
+            let oldest = of_it.max_by_key(|(_, recall)| recall.answered.len());
+            if let Some(oldest) = oldest.map(|(origin, _)| *origin) {
+                self.known.remove(&oldest);
+            }
+        }
         true
     }
 
@@ -184,9 +227,9 @@ mod tests {
     /// Says all that the one knows to the other.
     fn tell(from: &Broker, to: &mut Broker) -> bool {
         let said: Vec<_> = from.recalls.all().cloned().collect();
-        let mut told = false;
+        let (mut told, all) = (false, members(&[1, 2, 3]));
         for recall in said {
-            told |= to.recalls.hear(recall, &to.applied);
+            told |= to.recalls.hear(recall, &all, &to.applied) != Heard::Nothing;
         }
         told
     }
@@ -250,12 +293,18 @@ mod tests {
             one.recalls.is_over(&members, &applied),
             "nobody else is there"
         );
-        for id in 2..2000 {
+        for id in 4..2000 {
             let mut other = broker(id, &[]);
             other.recalls.ask(origin(id, 1));
-            assert_eq!(tell(&other, &mut one), id <= MOST as u64);
+            assert_eq!(tell(&other, &mut one), id < 4 + OF_STRANGERS as u64);
         }
-        assert_eq!(one.recalls.all().count(), MOST);
+        // A member is answered all the same, however often it has asked and not written.
+        for epoch in 1..20 {
+            let mut other = broker(2, &[]);
+            other.recalls.ask(origin(2, epoch));
+            assert!(tell(&other, &mut one));
+        }
+        assert_eq!(one.recalls.all().count(), 1 + OF_STRANGERS + OF_A_MEMBER);
         one.recalls.end();
         assert!(!one.recalls.asks());
     }

@@ -137,6 +137,13 @@ impl Stability {
         Some(&counted.applied)
     }
 
+    /// A member may have forgotten what it reported: what does not count yet never will.
+    pub fn forget_waiting(&mut self, broker: BrokerId) {
+        if let Some(member) = self.others.get_mut(&broker) {
+            member.waiting = [None, None];
+        }
+    }
+
     /// Members of whom nothing is known yet, or only what does not count yet.
     pub fn silent(&self) -> impl Iterator<Item = BrokerId> {
         let silent = self.others.iter().filter(|(_, m)| m.counted.is_none());
@@ -146,6 +153,14 @@ impl Stability {
 
 impl Member {
     fn hear(&mut self, report: Report) {
+        // One that promises more, and has applied less, is of a life after a restore. What was said
+        // before that may name frames that are nowhere any more, and would wait for them for ever.
+        for waiting in &mut self.waiting {
+            waiting.take_if(|held| is_of_earlier_life(held, &report));
+        }
+        if self.waiting[0].is_none() {
+            self.waiting.swap(0, 1);
+        }
         match &mut self.waiting {
             [oldest @ None, _] => *oldest = Some(report),
             [_, newest] => {
@@ -182,6 +197,11 @@ impl Member {
             self.waiting.swap(0, 1);
         }
     }
+}
+
+/// Whether a broker was restored from a backup between a report and another, later one.
+pub(crate) fn is_of_earlier_life(report: &Report, later: &Report) -> bool {
+    later.promise > report.promise && !later.applied.covers(&report.applied)
 }
 
 /// Watermarks on their way to the tables: one is theirs once they hold what it was found with, since
@@ -223,6 +243,42 @@ impl Rising {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{Epoch, Origin, Sequence};
+
+    fn report(entries: &[(u32, u64)], promise: u64) -> Report {
+        let entry = |&(epoch, sequence)| {
+            let origin = Origin {
+                broker: BrokerId::new(2),
+                epoch: Epoch::new(epoch),
+            };
+            (origin, Sequence::new(sequence))
+        };
+        Report {
+            broker: BrokerId::new(2),
+            applied: entries.iter().map(entry).collect(),
+            promise: HybridTimestamp::new(promise),
+        }
+    }
+
+    /// It had written up to 9, and shipped up to 5, when its disk was put back.
+    #[test]
+    fn what_a_restored_broker_reported_of_frames_that_are_gone_holds_up_nothing() {
+        for said_before in [&[9][..], &[8, 9], &[]] {
+            let mut stability = Stability::new(BrokerId::new(1));
+            stability.join(BrokerId::new(2));
+            stability.advance(&report(&[(1, 5)], 0).applied, HybridTimestamp::new(1));
+            for (n, &sequence) in said_before.iter().enumerate() {
+                stability.hear(report(&[(1, sequence)], 40 + n as u64));
+            }
+            for n in 1..100 {
+                // It comes a moment before the frame in it, as it does under load.
+                stability.hear(report(&[(1, 5), (2, n + 1)], 100 + n));
+                let here = report(&[(1, 5), (2, n)], 0).applied;
+                stability.advance(&here, HybridTimestamp::new(10_000));
+            }
+            assert!(stability.watermark() > HybridTimestamp::new(150));
+        }
+    }
 
     fn stamp(millis: u64) -> HybridTimestamp {
         HybridTimestamp::from_millis(millis)

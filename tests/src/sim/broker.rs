@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Commit;
 use anabranch_core::holding::{Everything, Holding, Settled};
-use anabranch_core::id::{BrokerId, ClusterId, Position, RegionName};
+use anabranch_core::id::{BrokerId, ClusterId, Epoch, Position, RegionName, Sequence};
 use anabranch_core::members::Members;
 use anabranch_core::mesh::Mesh;
 use anabranch_core::sequencer::{AcceptError, Foreign, Publish, Sequencer};
@@ -193,10 +193,12 @@ impl Running {
         // All have known each other from the start.
         mesh.resume();
         let fetching = !recovery.proof.is_whole()
-            || mutant::last_epoch(&sequencer).is_some_and(|last| {
-                // Nothing was written since the log was found not to be whole.
-                last != sequencer.origin().epoch
-            });
+            // Nothing was written since the log was found not to be whole.
+            || {
+                let own = sequencer.origin();
+                let is_unused = sequencer.vector().get(own) == Sequence::NONE;
+                is_unused && own.epoch != Epoch::new(1)
+            };
         if fetching {
             mesh.recall(sequencer.origin());
         }

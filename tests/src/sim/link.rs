@@ -8,7 +8,7 @@ use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, Position};
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
-use anabranch_protocol::peer::block::{Block, BlockReader, BlockWriter, Item};
+use anabranch_protocol::peer::block::{Block, BlockReader, BlockWriter, Item, item_bytes};
 use anabranch_protocol::peer::{Decoder, Encoder, Hello, PeerMessage, Told};
 use anabranch_storage::log::Shipped;
 
@@ -285,7 +285,7 @@ impl Running {
         for item in items {
             let bytes = match &item {
                 Item::Frame(frame) => (frame.size() as u64).min(rest),
-                Item::Gaps(_) => 0,
+                gaps @ Item::Gaps(_) => (item_bytes(gaps) as u64).min(rest),
             };
             rest -= bytes;
             let ticket = Ticket {

@@ -29,17 +29,18 @@
 use std::collections::{HashMap, VecDeque};
 
 use anabranch_core::batch::Batch;
-use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::frame::{Chain, Commit, FrameHeader, PartHeader};
 use anabranch_core::gap::Gap;
 use anabranch_core::id::{PartitionId, Position, Sequence, StreamId};
 use anabranch_core::limits::{MAX_FRAME_BYTES, MAX_FRAME_PARTS};
 use anabranch_core::sequencer::Foreign;
-use anabranch_core::wire::{Reader, put_varint, put_zigzag};
+use anabranch_core::wire::{Reader, put_varint};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::BadMessage;
-use super::vectors::{Dense, Numbers, at, differing, put_edits, read_edits};
+use super::vectors::{
+    Dense, Numbers, at, differing, most_origins, put_edits, put_stamp, read_edits, read_stamp,
+};
 
 const WHOLE: u64 = 0;
 const GAPS: u64 = 1;
@@ -51,6 +52,9 @@ const NEW_ORIGINS: u8 = 4;
 
 /// Places that a link numbers at most.
 const MOST_PLACES: usize = 4096;
+
+/// A frame of more parts says each time where they belong.
+const MOST_SAME_PARTS: usize = 64;
 
 /// Origins whose contexts a header is compared with, those of the frames before it. Who is linked
 /// with the same hub has applied much the same.
@@ -81,11 +85,24 @@ pub fn frame_bytes(commit: &Commit) -> usize {
     ITEM_BYTES + commit.size() + PART_BYTES * commit.parts.len()
 }
 
-fn item_bytes(item: &Item) -> usize {
-    match item {
-        Item::Frame(frame) => ITEM_BYTES + frame.size() + PART_BYTES * frame.batches().len(),
-        Item::Gaps(_) => ITEM_BYTES,
-    }
+/// Bytes of credit that an item has taken.
+#[must_use]
+pub fn item_bytes(item: &Item) -> usize {
+    ITEM_BYTES
+        + match item {
+            Item::Frame(frame) => frame.size() + PART_BYTES * frame.batches().len(),
+            Item::Gaps(gaps) => gaps.iter().map(|gap| gap_bytes(&gap_as_sent(gap))).sum(),
+        }
+}
+
+fn gap_as_sent(gap: &Gap) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    gap.encode(&mut bytes);
+    bytes
+}
+
+fn gap_bytes(sent: &[u8]) -> usize {
+    sent.len() + PART_BYTES
 }
 
 /// A block on its way.
@@ -107,9 +124,11 @@ pub struct Block {
 struct Model {
     numbers: Numbers,
     places: Vec<(StreamId, PartitionId)>,
-    place_numbers: HashMap<(StreamId, PartitionId), usize>,
+    place_numbers: HashMap<(StreamId, PartitionId), u16>,
     /// By an origin's number.
     last: Vec<Option<Last>>,
+    /// How many of these are there.
+    remembered: usize,
     millis: u64,
 }
 
@@ -120,8 +139,8 @@ struct Last {
     chain: Chain,
     /// What it followed, as far as that was said over this link, itself included.
     applied: Dense,
-    /// The numbers of its parts' places; `None` when not all have one.
-    places: Option<Vec<usize>>,
+    /// The numbers of its parts' places; `None` when not all have one, or they are many.
+    places: Option<Vec<u16>>,
 }
 
 impl Model {
@@ -129,7 +148,11 @@ impl Model {
         self.last.get(number)?.as_ref()
     }
 
-    fn place(&mut self, place: (StreamId, PartitionId)) -> Option<usize> {
+    fn most_origins(&self) -> usize {
+        most_origins(self.remembered)
+    }
+
+    fn place(&mut self, place: (StreamId, PartitionId)) -> Option<u16> {
         if let Some(number) = self.place_numbers.get(&place) {
             return Some(*number);
         }
@@ -137,6 +160,7 @@ impl Model {
         if number == MOST_PLACES {
             return None;
         }
+        let number = u16::try_from(number).ok()?;
         self.places.push(place);
         self.place_numbers.insert(place, number);
         Some(number)
@@ -145,15 +169,25 @@ impl Model {
     /// A frame went over the link.
     fn note(&mut self, header: &FrameHeader) {
         self.millis = header.timestamp.millis();
-        let number = self.numbers.give(header.origin);
+        let most = self.most_origins();
+        let number = self.numbers.give(header.origin, most);
         let context: Vec<_> = (header.context.iter())
-            .filter_map(|(origin, sequence)| Some((self.numbers.give(origin)?, sequence.get())))
+            .filter_map(|(origin, sequence)| {
+                Some((self.numbers.give(origin, most)?, sequence.get()))
+            })
             .collect();
         let places = header.parts.iter().map(|part| self.place(place_of(part)));
-        let places = places.collect();
+        let places: Option<Vec<_>> = places.collect();
+        let places = places.filter(|places| places.len() <= MOST_SAME_PARTS);
         let Some(number) = number else { return };
         if self.last.len() <= number {
             self.last.resize_with(number + 1, || None);
+        }
+        if self.last[number].is_none() {
+            if self.numbers.len() > most_origins(self.remembered + 1) {
+                return;
+            }
+            self.remembered += 1;
         }
         let before = self.last[number].take();
         let mut applied = before.map(|last| last.applied).unwrap_or_default();
@@ -243,7 +277,8 @@ impl BlockWriter {
         if !is_whole || header.encode() != commit.header_bytes {
             return None;
         }
-        let new = self.model.numbers.new_of(&header.context)?;
+        let most = self.model.most_origins();
+        let new = self.model.numbers.new_of(&header.context, most)?;
         let difference = self.difference(header)?;
         let Difference { number, from, .. } = difference;
         let mut flags = 0;
@@ -253,9 +288,7 @@ impl BlockWriter {
         let Self { model, heads, .. } = self;
         put_varint(heads, NEXT_OF + number as u64);
         heads.put_u8(flags);
-        let later = header.timestamp.millis().wrapping_sub(model.millis);
-        put_zigzag(heads, later.cast_signed());
-        put_varint(heads, header.timestamp.get() & 0xffff);
+        put_stamp(header.timestamp, model.millis, heads);
         if !new.is_empty() {
             model.numbers.put_new(&new, heads);
         }
@@ -337,13 +370,11 @@ impl BlockWriter {
     pub fn put_gaps(&mut self, gaps: &[Gap]) {
         put_varint(&mut self.heads, GAPS);
         put_varint(&mut self.heads, gaps.len() as u64);
-        let mut bytes = Vec::new();
         for gap in gaps {
-            bytes.clear();
-            gap.encode(&mut bytes);
+            let bytes = gap_as_sent(gap);
             put_varint(&mut self.heads, bytes.len() as u64);
             self.heads.put_slice(&bytes);
-            self.credit += bytes.len() + PART_BYTES;
+            self.credit += gap_bytes(&bytes);
         }
         self.credit += ITEM_BYTES;
     }
@@ -368,7 +399,7 @@ fn put_places(model: &mut Model, parts: &[PartHeader], heads: &mut BytesMut) {
     for part in parts {
         let place = place_of(part);
         if let Some(number) = model.place_numbers.get(&place) {
-            put_varint(heads, *number as u64 + 1);
+            put_varint(heads, u64::from(*number) + 1);
             continue;
         }
         model.place(place);
@@ -459,13 +490,10 @@ impl BlockReader {
         let number = usize::try_from(number).map_err(|_| BadMessage::Malformed)?;
         let origin = model.numbers.origin(number).ok_or(BadMessage::Malformed)?;
         let flags = heads.u8()?;
-        let millis = model.millis.wrapping_add(heads.zigzag()?.cast_unsigned());
-        let rest = heads.varint()?;
-        if millis > u64::MAX >> 16 || rest > 0xffff {
-            return Err(BadMessage::Malformed);
-        }
+        let timestamp = read_stamp(heads, model.millis)?;
         if flags & NEW_ORIGINS != 0 {
-            model.numbers.read_new(heads)?;
+            let most = model.most_origins();
+            model.numbers.read_new(heads, most)?;
         }
         let from = match flags & OTHERS_CONTEXT {
             0 => number,
@@ -480,6 +508,10 @@ impl BlockReader {
         };
         let last = model.last(number).ok_or(BadMessage::Malformed)?;
         let sequence = last.sequence.get() + 1;
+        // The last sequence there is has none after it, and no broker gets there.
+        if sequence == u64::MAX {
+            return Err(BadMessage::Malformed);
+        }
         let mut before = model
             .last(from)
             .ok_or(BadMessage::Malformed)?
@@ -494,7 +526,7 @@ impl BlockReader {
         let mut header = FrameHeader {
             origin,
             sequence: Sequence::new(sequence),
-            timestamp: HybridTimestamp::new(millis << 16 | rest),
+            timestamp,
             context,
             chain: Chain::START,
             parts: Vec::with_capacity(places.len()),
@@ -502,10 +534,11 @@ impl BlockReader {
         let mut batches = Vec::with_capacity(places.len());
         for place in places {
             let batch = take_batch(bodies, None)?;
-            header.parts.push(part_of(model.places[place], &batch));
+            let place = model.places[usize::from(place)];
+            header.parts.push(part_of(place, &batch));
             batches.push(Some(batch));
         }
-        if header.body_length() > MAX_FRAME_BYTES || sequence == u64::MAX {
+        if header.body_length() > MAX_FRAME_BYTES {
             return Err(BadMessage::Malformed);
         }
         let bytes = header.seal(last.chain);
@@ -514,7 +547,7 @@ impl BlockReader {
     }
 }
 
-fn read_places(model: &mut Model, heads: &mut Reader<'_>) -> Result<Vec<usize>, BadMessage> {
+fn read_places(model: &mut Model, heads: &mut Reader<'_>) -> Result<Vec<u16>, BadMessage> {
     let count = heads.varint()?;
     if !(1..=MAX_FRAME_PARTS as u64).contains(&count) {
         return Err(BadMessage::Malformed);
@@ -526,13 +559,13 @@ fn read_places(model: &mut Model, heads: &mut Reader<'_>) -> Result<Vec<usize>, 
                 let place = (StreamId::new(heads.u64()?), PartitionId::new(heads.u16()?));
                 let next = model.places.len();
                 match model.place(place) {
-                    Some(number) if number == next => number,
+                    Some(number) if usize::from(number) == next => number,
                     _ => return Err(BadMessage::Malformed),
                 }
             }
             number => {
-                let number = usize::try_from(number - 1).map_err(|_| BadMessage::Malformed)?;
-                match number < model.places.len() {
+                let number = u16::try_from(number - 1).map_err(|_| BadMessage::Malformed)?;
+                match usize::from(number) < model.places.len() {
                     true => number,
                     false => return Err(BadMessage::Malformed),
                 }

@@ -7,6 +7,7 @@ use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Chain;
 use anabranch_core::id::{BrokerId, ClusterId, Epoch, Origin, RegionName, Sequence, StreamId};
+use anabranch_core::limits::MAX_CONTEXT_BYTES;
 use anabranch_core::members::Standing;
 use anabranch_core::recall::Recall;
 use anabranch_core::stability::Report;
@@ -16,11 +17,16 @@ use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
 
 use super::block::Block;
 use super::reports::{ReportReader, ReportWriter};
-use super::{BadMessage, Heads, Hello, LENGTH_BYTES, PeerMessage};
+use super::{BadMessage, Heads, Hello, LENGTH_BYTES, MAX_MESSAGE_BYTES, PeerMessage};
 use crate::error::Code;
 
 /// Bytes of a message's checksum.
 const CRC_BYTES: usize = 4;
+
+/// Reports in one message at most.
+const REPORTS_AT_ONCE: usize = 100;
+
+const _: () = assert!(REPORTS_AT_ONCE * MAX_CONTEXT_BYTES < MAX_MESSAGE_BYTES);
 
 const MAGIC: &[u8; 8] = b"ABPEER01";
 
@@ -62,13 +68,16 @@ impl Encoder {
         let PeerMessage::Reports(reports) = message else {
             return enclose(out, |out| put(message, out));
         };
-        let mut left_over = Vec::new();
-        enclose(out, |out| {
-            out.put_u8(REPORT_EDITS);
-            left_over = self.reports.put(reports, out);
-        });
-        if !left_over.is_empty() {
-            enclose(out, |out| put_reports(&left_over, out));
+        // A message has room for so many, though each names as many origins as there can be.
+        for reports in reports.chunks(REPORTS_AT_ONCE) {
+            let mut left_over = Vec::new();
+            enclose(out, |out| {
+                out.put_u8(REPORT_EDITS);
+                left_over = self.reports.put(reports, out);
+            });
+            if !left_over.is_empty() {
+                enclose(out, |out| put_reports(&left_over, out));
+            }
         }
     }
 }

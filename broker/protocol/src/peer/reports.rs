@@ -14,14 +14,18 @@
 
 use std::collections::HashMap;
 
-use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::id::BrokerId;
 use anabranch_core::stability::Report;
-use anabranch_core::wire::{Reader, put_varint, put_zigzag};
+use anabranch_core::wire::{Reader, put_varint};
 use bytes::{BufMut, BytesMut};
 
 use super::BadMessage;
-use super::vectors::{Dense, MOST_ORIGINS, Numbers, differing, put_edits, read_edits};
+use super::vectors::{
+    Dense, Numbers, differing, most_origins, put_edits, put_stamp, read_edits, read_stamp,
+};
+
+/// Brokers that a link numbers at most.
+const MOST_BROKERS: usize = 512;
 
 const LIKE_THE_ONE_BEFORE: u8 = 1;
 const NEW_ORIGINS: u8 = 2;
@@ -52,6 +56,12 @@ impl Model {
             millis: 0,
         });
         number
+    }
+
+    /// Whether another broker can be numbered. What is remembered of it is as long as all others.
+    fn has_room(&self) -> bool {
+        let brokers = self.last.len();
+        brokers < MOST_BROKERS && self.origins.len() <= most_origins(brokers + 1)
     }
 
     /// What a report is compared with.
@@ -91,10 +101,11 @@ impl ReportWriter {
     ) -> Option<usize> {
         let model = &mut self.model;
         let known = model.brokers.get(&report.broker).copied();
-        let new = model.origins.new_of(&report.applied)?;
-        if known.is_none() && model.last.len() == MOST_ORIGINS {
+        if known.is_none() && !model.has_room() {
             return None;
         }
+        let brokers = model.last.len() + usize::from(known.is_none());
+        let new = (model.origins).new_of(&report.applied, most_origins(brokers))?;
         put_varint(out, known.map_or(0, |number| number as u64 + 1));
         if known.is_none() {
             out.put_u64_le(report.broker.get());
@@ -103,9 +114,7 @@ impl ReportWriter {
         let flags_at = out.len();
         out.put_u8(0);
         let millis = report.promise.millis();
-        let later = millis.wrapping_sub(model.last[number].millis);
-        put_zigzag(out, later.cast_signed());
-        put_varint(out, report.promise.get() & 0xffff);
+        put_stamp(report.promise, model.last[number].millis, out);
         if !new.is_empty() {
             out[flags_at] |= NEW_ORIGINS;
             model.origins.put_new(&new, out);
@@ -150,7 +159,7 @@ impl ReportReader {
         let number = match reader.varint()? {
             0 => {
                 let broker = BrokerId::new(reader.u64()?);
-                if model.last.len() == MOST_ORIGINS || model.brokers.contains_key(&broker) {
+                if !model.has_room() || model.brokers.contains_key(&broker) {
                     return Err(BadMessage::Malformed);
                 }
                 model.add(broker)
@@ -160,13 +169,10 @@ impl ReportReader {
         let flags = reader.u8()?;
         let last = model.last.get(number).ok_or(BadMessage::Malformed)?;
         let broker = last.broker;
-        let millis = last.millis.wrapping_add(reader.zigzag()?.cast_unsigned());
-        let rest = reader.varint()?;
-        if millis > u64::MAX >> 16 || rest > 0xffff {
-            return Err(BadMessage::Malformed);
-        }
+        let promise = read_stamp(reader, last.millis)?;
         if flags & NEW_ORIGINS != 0 {
-            model.origins.read_new(reader)?;
+            let most = most_origins(model.last.len());
+            model.origins.read_new(reader, most)?;
         }
         let like = match flags & LIKE_THE_ONE_BEFORE {
             0 => number,
@@ -176,10 +182,10 @@ impl ReportReader {
         let report = Report {
             broker,
             applied: model.origins.sparse(&applied, |_, _| true),
-            promise: HybridTimestamp::new(millis << 16 | rest),
+            promise,
         };
         model.last[number].applied = applied;
-        model.last[number].millis = millis;
+        model.last[number].millis = promise.millis();
         Ok((number, report))
     }
 }
@@ -187,6 +193,7 @@ impl ReportReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anabranch_core::clock::HybridTimestamp;
     use anabranch_core::id::{Epoch, Origin, Sequence};
     use proptest::prelude::*;
 
@@ -226,13 +233,21 @@ mod tests {
     #[test]
     fn reports_of_more_brokers_than_a_link_numbers_are_left_over() {
         let (mut writer, mut reader) = (ReportWriter::default(), ReportReader::default());
-        let reports: Vec<_> = (0..MOST_ORIGINS as u64 + 2)
+        let reports: Vec<_> = (0..MOST_BROKERS as u64 + 2)
             .map(|broker| report(broker, &[(broker, 1)], 1))
             .collect();
         let mut out = BytesMut::new();
         let left_over = writer.put(&reports, &mut out);
-        assert_eq!(left_over, reports[MOST_ORIGINS..]);
-        assert_eq!(reader.read(&out).unwrap(), reports[..MOST_ORIGINS]);
+        assert_eq!(left_over, reports[MOST_BROKERS..]);
+        assert_eq!(reader.read(&out).unwrap(), reports[..MOST_BROKERS]);
+        // Of few brokers, more origins can be numbered.
+        let (mut writer, mut reader) = (ReportWriter::default(), ReportReader::default());
+        let long: Vec<_> = (0..1400).map(|broker| (broker, 1)).collect();
+        let reports: Vec<_> = (0..200).map(|broker| report(broker, &long, 1)).collect();
+        let mut out = BytesMut::new();
+        let left_over = writer.put(&reports, &mut out);
+        assert_eq!(left_over, reports[187..], "those are 262,144 entries");
+        assert_eq!(reader.read(&out).unwrap(), reports[..187]);
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_core::id::BrokerId;
+use anabranch_core::id::{BrokerId, Origin};
 use anabranch_core::mesh::News;
 use anabranch_core::recall::Recall;
 use anabranch_core::stability::Report;
@@ -14,7 +14,7 @@ use super::PeerMessage;
 #[derive(Clone, Debug, Default)]
 pub struct Told {
     reports: BTreeMap<BrokerId, Report>,
-    recalls: Vec<Recall>,
+    recalls: BTreeMap<Origin, Recall>,
     held: VersionVector,
 }
 
@@ -33,9 +33,12 @@ impl Told {
             self.held.clone_from(&held);
             said.push(PeerMessage::Held(held));
         }
-        if news.recalls != self.recalls {
-            self.recalls.clone_from(&news.recalls);
-            said.push(PeerMessage::Recalls(news.recalls));
+        let mut recalls = news.recalls;
+        recalls.retain(|recall| self.recalls.get(&recall.origin) != Some(recall));
+        if !recalls.is_empty() {
+            let told = recalls.iter().map(|recall| (recall.origin, recall.clone()));
+            self.recalls.extend(told);
+            said.push(PeerMessage::Recalls(recalls));
         }
         said
     }
@@ -45,7 +48,7 @@ impl Told {
 mod tests {
     use super::*;
     use anabranch_core::clock::HybridTimestamp;
-    use anabranch_core::id::{Epoch, Origin, Sequence};
+    use anabranch_core::id::{Epoch, Sequence};
 
     fn report(broker: u64, promise: u64) -> Report {
         Report {

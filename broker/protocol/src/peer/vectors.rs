@@ -1,4 +1,4 @@
-//! Version vectors as differences.
+//! Version vectors, and stamps, as differences.
 //!
 //! What brokers hold is much the same everywhere: most entries of two vectors are equal, or one
 //! apart. So a link gives numbers to origins, in the order in which it names them first, and says of
@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 
+use anabranch_core::clock::HybridTimestamp;
 use anabranch_core::id::{BrokerId, Epoch, Origin, Sequence};
 use anabranch_core::vector::VersionVector;
 use anabranch_core::wire::{Reader, put_varint, put_zigzag};
@@ -20,7 +21,15 @@ use bytes::{BufMut, BytesMut};
 use super::BadMessage;
 
 /// Origins that a link numbers at most. A vector that names others goes whole.
-pub(super) const MOST_ORIGINS: usize = 512;
+pub(super) const MOST_ORIGINS: usize = 2048;
+
+/// Entries that a link remembers at most, of all vectors together: 2 MB in each direction.
+const MOST_ENTRIES: usize = 1 << 18;
+
+/// Origins that can be numbered while so many vectors are remembered.
+pub(super) fn most_origins(vectors: usize) -> usize {
+    MOST_ORIGINS.min(MOST_ENTRIES / vectors.max(1))
+}
 
 /// From so many in a row on, equal steps are said at once.
 const RUN: usize = 3;
@@ -49,13 +58,13 @@ impl Numbers {
         self.numbers.get(&origin).copied()
     }
 
-    /// The number that it has from now on; `None` when all are taken.
-    pub(super) fn give(&mut self, origin: Origin) -> Option<usize> {
+    /// The number that it has from now on; `None` when as many are taken as there can be.
+    pub(super) fn give(&mut self, origin: Origin, most: usize) -> Option<usize> {
         if let Some(number) = self.get(origin) {
             return Some(number);
         }
         let number = self.origins.len();
-        if number == MOST_ORIGINS {
+        if number >= most {
             return None;
         }
         self.origins.push(origin);
@@ -68,10 +77,10 @@ impl Numbers {
     }
 
     /// The origins of a vector that have no number yet; `None` when they are too many.
-    pub(super) fn new_of(&self, vector: &VersionVector) -> Option<Vec<Origin>> {
+    pub(super) fn new_of(&self, vector: &VersionVector, most: usize) -> Option<Vec<Origin>> {
         let new = vector.iter().map(|(origin, _)| origin);
         let new: Vec<_> = new.filter(|origin| self.get(*origin).is_none()).collect();
-        (self.len() + new.len() <= MOST_ORIGINS).then_some(new)
+        (new.is_empty() || self.len() + new.len() <= most).then_some(new)
     }
 
     /// Gives numbers to these, in this order, and says so.
@@ -80,18 +89,22 @@ impl Numbers {
         for &origin in new {
             out.put_u64_le(origin.broker.get());
             out.put_u32_le(origin.epoch.get());
-            self.give(origin);
+            self.give(origin, usize::MAX);
         }
     }
 
-    pub(super) fn read_new(&mut self, reader: &mut Reader<'_>) -> Result<(), BadMessage> {
+    pub(super) fn read_new(
+        &mut self,
+        reader: &mut Reader<'_>,
+        most: usize,
+    ) -> Result<(), BadMessage> {
         for _ in 0..reader.varint()? {
             let origin = Origin {
                 broker: BrokerId::new(reader.u64()?),
                 epoch: Epoch::new(reader.u32()?),
             };
             let next = self.len();
-            if self.give(origin) != Some(next) {
+            if self.give(origin, most) != Some(next) {
                 return Err(BadMessage::Malformed);
             }
         }
@@ -120,6 +133,25 @@ impl Numbers {
         entries
             .map(|(_, (&sequence, &origin))| (origin, Sequence::new(sequence)))
             .collect()
+    }
+}
+
+/// Says a stamp by how much later it is than this millisecond.
+pub(super) fn put_stamp(stamp: HybridTimestamp, after_millis: u64, out: &mut BytesMut) {
+    let later = stamp.millis().wrapping_sub(after_millis);
+    put_zigzag(out, later.cast_signed());
+    put_varint(out, stamp.get() & 0xffff);
+}
+
+pub(super) fn read_stamp(
+    reader: &mut Reader<'_>,
+    after_millis: u64,
+) -> Result<HybridTimestamp, BadMessage> {
+    let millis = after_millis.wrapping_add(reader.zigzag()?.cast_unsigned());
+    let rest = reader.varint()?;
+    match millis <= u64::MAX >> 16 && rest <= 0xffff {
+        true => Ok(HybridTimestamp::new(millis << 16 | rest)),
+        false => Err(BadMessage::Malformed),
     }
 }
 
@@ -245,10 +277,10 @@ mod tests {
             epoch: Epoch::new(1),
         };
         for n in 0..MOST_ORIGINS {
-            assert_eq!(numbers.give(origin(n)), Some(n));
+            assert_eq!(numbers.give(origin(n), MOST_ORIGINS), Some(n));
         }
-        assert_eq!(numbers.give(origin(MOST_ORIGINS)), None);
-        assert_eq!(numbers.give(origin(3)), Some(3));
+        assert_eq!(numbers.give(origin(MOST_ORIGINS), MOST_ORIGINS), None);
+        assert_eq!(numbers.give(origin(3), MOST_ORIGINS), Some(3));
     }
 
     proptest! {
@@ -272,7 +304,7 @@ mod tests {
         #[test]
         fn garbage_is_no_difference_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             let _ = read_edits(&mut Reader::new(&bytes), &[1, 2, 3], 9);
-            let _ = Numbers::default().read_new(&mut Reader::new(&bytes));
+            let _ = Numbers::default().read_new(&mut Reader::new(&bytes), 9);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 
 use anabranch_core::holding::Holding;
-use anabranch_core::id::{Origin, Position, RegionName, Sequence};
+use anabranch_core::id::{Epoch, Origin, Position, RegionName, Sequence};
 use anabranch_core::members::Members;
 use anabranch_core::sequencer::Sequencer;
 use anabranch_core::stability::Report;
@@ -222,8 +222,7 @@ fn open_tables(
 fn is_unused(sequencer: &Sequencer) -> bool {
     let own = sequencer.origin();
     let vector = sequencer.vector();
-    let mut origins = vector.iter().map(|(origin, _)| origin);
-    vector.get(own) == Sequence::NONE && origins.any(|origin| origin.broker == own.broker)
+    vector.get(own) == Sequence::NONE && own.epoch != Epoch::new(1)
 }
 
 /// How many brokers this one expects to meet; `None` where it is alone, and has always been.

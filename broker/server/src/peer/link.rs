@@ -10,7 +10,7 @@ use anabranch_core::audit::Audit;
 use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, Position};
 use anabranch_protocol::error::Code;
-use anabranch_protocol::peer::block::{Block, BlockReader, BlockWriter, Item};
+use anabranch_protocol::peer::block::{Block, BlockReader, BlockWriter, Item, item_bytes};
 use anabranch_protocol::peer::{Encoder, Hello, MAX_MESSAGE_BYTES, PeerMessage, Told};
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
@@ -362,8 +362,7 @@ impl Reading<'_> {
         for item in items {
             let bytes = match &item {
                 Item::Frame(frame) => (frame.size() as u64).min(rest),
-                // Small, and seldom.
-                Item::Gaps(_) => 0,
+                gaps @ Item::Gaps(_) => (item_bytes(gaps) as u64).min(rest),
             };
             rest -= bytes;
             taken.push((item, self.credit.take(bytes)));

@@ -191,7 +191,7 @@ fn every_bit_that_is_flipped_before_batches_or_in_them_is_noticed() {
 
 #[test]
 fn more_origins_than_a_link_numbers_are_named_as_they_are() {
-    let brokers = super::super::vectors::MOST_ORIGINS as u64 + 3;
+    let brokers = super::super::vectors::MOST_ORIGINS as u64 / 2 + 3;
     let mut all = Sequencer::new(origin(0));
     let mut ends = Ends::default();
     for round in 0..2 {
@@ -204,6 +204,65 @@ fn more_origins_than_a_link_numbers_are_named_as_they_are() {
             ends.carry(&[commit]);
         }
     }
+}
+
+/// As many origins as after very many power cuts.
+#[test]
+fn what_a_link_remembers_is_bounded_and_the_rest_goes_as_it_is() {
+    let mut all = Sequencer::new(origin(0));
+    let mut ends = Ends::default();
+    for n in 1..=600 {
+        let commit = write(&mut Sequencer::new(origin(n)), &[0], 5);
+        take_over(&mut all, &commit);
+        ends.carry(&[commit]);
+        if n % 100 == 0 {
+            ends.carry(&[write(&mut all, &[0], 6)]);
+        }
+    }
+    for model in [&ends.writer.model, &ends.reader.model] {
+        let entries = model.remembered * model.numbers.len();
+        assert!(((1 << 17)..=1 << 18).contains(&entries), "{entries}");
+    }
+}
+
+#[test]
+fn a_frame_after_the_last_sequence_there_is_is_refused() {
+    let mut header = write(&mut Sequencer::new(origin(1)), &[0], 5).header;
+    header.sequence = Sequence::new(u64::MAX - 1);
+    let mut heads = BytesMut::new();
+    let bytes = header.seal(Chain::START);
+    let body = publish(50, 0).batch;
+    put_varint(&mut heads, WHOLE);
+    put_varint(&mut heads, bytes.len() as u64);
+    heads.put_slice(&bytes);
+    put_varint(&mut heads, body.len() as u64);
+    heads.put_slice(&[2, SAME_PARTS, 0, 0, 3]);
+    let block = Block {
+        heads: heads.freeze(),
+        bodies: [&body.bytes()[..], body.bytes()].concat().into(),
+        credit: u32::MAX,
+        proof: 0,
+    };
+    let read = BlockReader::default().read(&block);
+    assert_eq!(read, Err(BadMessage::Malformed));
+}
+
+#[test]
+fn gaps_take_credit_for_all_their_bytes() {
+    let mut writer = Sequencer::new(origin(1));
+    let mut gaps = GapBuilder::default();
+    for _ in 0..9 {
+        let mut gone = write(&mut writer, &[0, 1, 2], 5);
+        gone.parts.iter_mut().for_each(|part| part.batch = None);
+        gaps.add(&gone);
+    }
+    let mut ends = Ends::default();
+    ends.writer.put_gaps(&gaps.take());
+    let mut block = ends.writer.take().unwrap();
+    let read = ends.reader.read(&block).unwrap();
+    assert_eq!(item_bytes(&read[0]), block.credit as usize);
+    block.credit -= 1;
+    assert_eq!(ends.reader.read(&block), Err(BadMessage::Malformed));
 }
 
 #[test]

@@ -230,7 +230,7 @@ impl State {
     fn stops_fetching(&mut self, has_met_all: bool, patience_is_over: bool) -> bool {
         let holds_linked = self.holds_what_peers_have() || !self.forks.is_empty();
         let has_all = match self.mesh.recalls_itself() {
-            true => self.mesh.is_recalled(),
+            true => self.mesh.is_recalled() && holds_linked,
             false => holds_linked && has_met_all,
         };
         self.fetching = !(has_all || patience_is_over && holds_linked);
