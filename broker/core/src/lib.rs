@@ -26,6 +26,7 @@
 //! | [`stability`] | what every member has applied, and up to when nothing more is stamped |
 //! | [`mesh`] | the brokers of all regions as one of them knows them |
 //! | [`members`] | which brokers belong to the cluster, as the log says |
+//! | [`entry`] | whether a broker may write, who becomes a member, who may be linked |
 //! | [`audit`] | finding the row in which two brokers differ |
 //! | [`lag`] | how far somebody is behind, in time and bytes |
 //! | [`total`] | one order of all records, the same in every region |
@@ -39,6 +40,7 @@ pub mod batch;
 pub mod clock;
 pub mod cursor;
 pub mod definition;
+pub mod entry;
 pub mod exchange;
 pub mod frame;
 pub mod gap;

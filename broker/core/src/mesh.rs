@@ -38,6 +38,8 @@ pub struct Mesh {
     /// Whether all that were named were met, see [`Mesh::know_all`].
     knows_all: bool,
     founding: Founding,
+    /// Whether somebody was linked whose cluster is founded, see [`Mesh::greet`].
+    pub(crate) has_met_founded: bool,
     /// Who alone is asked for everything, until this is held: nothing moved before.
     only: Option<(BrokerId, VersionVector)>,
     /// Who has to fetch what it may have forgotten before it writes.
@@ -83,6 +85,7 @@ impl Mesh {
             left: BTreeSet::new(),
             knows_all: false,
             founding: Founding::Open,
+            has_met_founded: false,
             only: None,
             recalls: Recalls::new(own),
         }
@@ -193,12 +196,17 @@ impl Mesh {
     /// A link is up. From now on nothing is stable that its peer has not applied, if it may write.
     pub fn link(&mut self, peer: BrokerId, region: RegionName, holds: VersionVector) {
         self.regions.insert(peer, region);
+        self.greeted(peer);
+        self.found();
+        self.peers.reach(peer, holds);
+    }
+
+    /// A broker has said what it is, whether or not it is linked.
+    pub(crate) fn greeted(&mut self, peer: BrokerId) {
         // Who is no member of a cluster that is founded writes nothing before the log says that it is.
         if !self.is_founded() || self.members.get(peer).is_some() {
             self.meet(peer);
         }
-        self.found();
-        self.peers.reach(peer, holds);
     }
 
     /// A link is down.
@@ -412,6 +420,11 @@ impl Mesh {
     #[must_use]
     pub fn is_founded(&self) -> bool {
         self.members.is_active(self.own) && self.founding == Founding::Complete
+    }
+
+    /// This broker.
+    pub(crate) fn own(&self) -> BrokerId {
+        self.own
     }
 
     /// What the log says of who belongs to the cluster.

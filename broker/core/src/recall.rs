@@ -92,6 +92,10 @@ impl Recalls {
         let Some(own) = self.asked.and_then(|origin| self.known.get(&origin)) else {
             return true;
         };
+        if !members.is_active(self.own) {
+            // What it has lost says who the others are.
+            return false;
+        }
         let mut others = members
             .iter()
             .filter(|(broker, member)| *broker != self.own && !member.has_ended());
@@ -261,6 +265,20 @@ mod tests {
         tell(&two, &mut three);
         assert!(!tell(&one, &mut three));
         assert!(!tell(&two, &mut one));
+    }
+
+    /// It was a member once, as a peer says, and by its log there are none.
+    #[test]
+    fn one_that_has_lost_who_the_members_are_waits_until_its_log_says_so_again() {
+        let mut one = broker(1, &[]);
+        let mut two = broker(2, &[(1, 5), (2, 4)]);
+        one.recalls.ask(origin(1, 2));
+        assert!(!one.recalls.is_over(&Members::EMPTY, &one.applied));
+        assert!(!one.recalls.is_over(&members(&[2]), &one.applied));
+        assert!(tell(&one, &mut two));
+        assert!(tell(&two, &mut one));
+        one.applied = two.applied.clone();
+        assert!(one.recalls.is_over(&members(&[1, 2]), &one.applied));
     }
 
     #[test]

@@ -267,8 +267,8 @@ fn run(steps: &[Step]) -> (Vec<Broker>, Truth, u64) {
                 exchange(&mut brokers, (to, from), (own, most, early), now, &truth);
             }
             Step::Admit(by, whom) if by != whom && brokers[by].may_write() => {
-                // As long as a cluster is being founded nobody is admitted.
-                let founded = brokers[by].mesh.is_founded();
+                // As long as nobody has founded the cluster nobody is admitted.
+                let founded = brokers[by].mesh.may_have_dropped();
                 let is_none = brokers[by].sequencer.members().get(id_of(whom)).is_none();
                 if founded && is_none && !may_not_bring(&brokers[by], &brokers[whom]) {
                     brokers[by].say(id_of(whom), Standing::Active, now, &mut truth);

@@ -38,6 +38,7 @@ mod vectors;
 use std::collections::BTreeMap;
 
 use anabranch_core::audit::Audit;
+use anabranch_core::entry::Greeting;
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Chain;
 use anabranch_core::id::{BrokerId, ClusterId, Origin, RegionName, Sequence};
@@ -101,6 +102,18 @@ impl Hello {
         heads
             .map(|(&origin, &(sequence, _))| (origin, sequence))
             .collect()
+    }
+
+    /// What of it says who it is and what it belongs to.
+    #[must_use]
+    pub fn greeting(&self) -> Greeting {
+        Greeting {
+            origin: self.origin,
+            region: self.region.clone(),
+            holds: self.vector(),
+            members: self.members.clone(),
+            complete: self.complete,
+        }
     }
 
     /// An origin of whom both hold the same last frame, under different chains.

@@ -1,18 +1,12 @@
 //! Who belongs to the cluster: founding, joining, parking, removing.
 //!
-//! | this broker | does |
-//! |---|---|
-//! | is no member, and linked to one whose cluster is founded | waits until that one has written that it is |
-//! | is no member, and all its peers were met and are none either, or do not answer for a while | founds: writes that it is one |
-//! | is a member, and so are all that were named or met | writes something that follows all their records, once: then its cluster is founded |
-//! | is a member of a cluster that is founded, and linked to one that is none | writes that it is |
-//! | was parked | writes nothing any more |
-//!
+//! What is to be done is decided by [`anabranch_core::entry`]; here it is done.
 //! What is written is a record of the stream of members, see [`anabranch_core::members`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::entry::Todo;
 use anabranch_core::id::{BrokerId, PartitionId, RegionName};
 use anabranch_core::members::{self, Standing};
 use anabranch_core::sequencer::Publish;
@@ -28,15 +22,6 @@ use super::{Error, Running, wall_clock_ms};
 /// How often it is looked whether publishes have waited long enough for other regions.
 const LOOK_AT_EXPECTED_EVERY: Duration = Duration::from_millis(100);
 
-/// What is to be done for the members' sake.
-#[derive(Debug, Default)]
-pub(super) struct Todo {
-    /// Brokers that become members, with their regions.
-    pub(super) admit: Vec<(BrokerId, RegionName)>,
-    /// This broker has not heard of all its peers, and would rather wait.
-    pub(super) waits: bool,
-}
-
 /// Keeps this broker a member, and makes members of those that are linked, until it is dropped.
 pub(crate) async fn keep(running: Arc<Running>, patience: Duration) {
     let deadline = Instant::now() + patience;
@@ -44,15 +29,17 @@ pub(crate) async fn keep(running: Arc<Running>, patience: Duration) {
     loop {
         changed.mark_unchanged();
         let todo = running.regions.todo(Instant::now() >= deadline);
+        let waits = todo.as_ref().is_some_and(Todo::waits);
+        let admit = todo.map(|todo| todo.admit).unwrap_or_default();
         let mut written = true;
-        for (broker, region) in todo.admit {
+        for (broker, region) in admit {
             let admitted = running.write_member(broker, Standing::Active, &region);
             if let Err(error) = admitted.await {
                 tracing::warn!(%broker, %region, %error, "a broker cannot be made a member yet");
                 written = false;
             }
         }
-        let again = match (written, todo.waits) {
+        let again = match (written, waits) {
             (false, _) => Some(Instant::now() + Duration::from_secs(1)),
             (true, true) => Some(deadline),
             (true, false) => None,
@@ -156,13 +143,9 @@ pub(crate) fn check_hello(own: &Hello, hello: &Hello) -> Result<(), Error> {
             "the peer belongs to another cluster; give both the same --cluster",
         ));
     }
-    let peer = hello.origin.broker;
-    if own
-        .members
-        .get(&peer)
-        .is_some_and(|held| *held > Standing::Active)
-    {
-        return Err(parked_error(peer));
+    let (said, theirs) = (own.greeting(), hello.greeting());
+    if said.knows_parked(&theirs) {
+        return Err(parked_error(hello.origin.broker));
     }
     if let Some(origin) = hello.fork(&own.heads) {
         return Err(Error::new(
@@ -172,29 +155,11 @@ pub(crate) fn check_hello(own: &Hello, hello: &Hello) -> Result<(), Error> {
             ),
         ));
     }
-    if (own.complete || hello.complete)
-        && has_written(own)
-        && has_written(hello)
-        && !is_related(own, hello)
-    {
+    if said.is_founded_apart(&theirs) {
         return Err(Error::new(
             Code::OtherFounding,
             "both brokers have written before they met, and one has dropped by now what the other's writes would need; start one of them with an empty data directory",
         ));
     }
     Ok(())
-}
-
-/// Whether a broker has written, or may write.
-fn has_written(hello: &Hello) -> bool {
-    let own = hello.origin.broker;
-    let mut origins = hello.heads.keys();
-    hello.members.contains_key(&own) || origins.any(|origin| origin.broker == own)
-}
-
-/// Whether the log of one of them will tell the other who belongs to the cluster.
-fn is_related(one: &Hello, other: &Hello) -> bool {
-    one.members
-        .keys()
-        .any(|broker| other.members.contains_key(broker))
 }

@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch_core::clock::HybridTimestamp;
+use anabranch_core::entry::Greeting;
 use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, ClusterId, Origin, Position, RegionName};
 use anabranch_core::lag::Lag;
-use anabranch_core::members::{Member, Members, Standing};
+use anabranch_core::members::{Member, Members};
 use anabranch_core::mesh::{Mesh, News};
 use anabranch_core::recall::Recall;
 use anabranch_core::stability::{Report, Rising};
@@ -76,7 +77,7 @@ struct Link {
     ahead: Lag,
     behind: Lag,
     /// What the peer said of itself first.
-    hello: Hello,
+    greeting: Greeting,
     /// Ends the link, with the reason.
     ended: watch::Sender<Option<Error>>,
 }
@@ -282,7 +283,8 @@ impl Regions {
             return Err(self.is_itself(hello));
         }
         let mut state = self.state.lock();
-        state.check_seat(own, hello)?;
+        let greeting = hello.greeting();
+        state.check_seat(&own.greeting(), &greeting)?;
         if let Some(held) = state.links.get(&peer) {
             let keeps_held = held.dialled != dialled
                 && (held.dialled == Dialled::Here) == (self.own.broker < peer);
@@ -303,11 +305,13 @@ impl Regions {
             held: VersionVector::EMPTY,
             of: BTreeSet::new(),
         });
+        let is_fetching = state.fetching;
+        state.mesh.greet(self.own, &greeting, is_fetching);
         let link = Link {
             number,
             ahead: Lag::default(),
             behind: Lag::default(),
-            hello: hello.clone(),
+            greeting,
             dialled,
             since: Instant::now(),
             asks,
@@ -325,7 +329,6 @@ impl Regions {
             counts: Arc::clone(&link.counts),
             ended: link.ended.subscribe(),
         };
-        state.recall_if_member(self.own, hello);
         state.links.insert(peer, link);
         state.mesh.link(peer, hello.region.clone(), hello.vector());
         state.ask_anew();
@@ -490,15 +493,6 @@ impl State {
             rising: Rising::default(),
             forks: BTreeMap::new(),
             fetching,
-        }
-    }
-
-    /// A peer may know that this broker was a member before what its log has left.
-    fn recall_if_member(&mut self, own: Origin, hello: &Hello) {
-        let is_known = hello.members.get(&own.broker) == Some(&Standing::Active);
-        let knows_itself = self.mesh.members().get(own.broker).is_some();
-        if self.fetching && is_known && !knows_itself && !self.mesh.recalls_itself() {
-            self.mesh.recall(own);
         }
     }
 

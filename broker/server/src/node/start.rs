@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 
+use anabranch_core::entry::is_unused;
 use anabranch_core::holding::Holding;
-use anabranch_core::id::{Epoch, Origin, Position, RegionName, Sequence};
+use anabranch_core::id::{Origin, Position, RegionName};
 use anabranch_core::members::Members;
-use anabranch_core::sequencer::Sequencer;
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
 use anabranch_storage::ballast::{BALLAST_BYTES, Ballast};
@@ -215,14 +215,6 @@ fn open_tables(
     }
     tables::destroy(&path)?;
     Ok(Tables::open(&path, options)?)
-}
-
-/// Whether nothing was written yet since a start found that the log might have lost its end: then what
-/// it has lost may not be back either.
-fn is_unused(sequencer: &Sequencer) -> bool {
-    let own = sequencer.origin();
-    let vector = sequencer.vector();
-    vector.get(own) == Sequence::NONE && own.epoch != Epoch::new(1)
 }
 
 /// How many brokers this one expects to meet; `None` where it is alone, and has always been.

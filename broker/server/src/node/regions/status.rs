@@ -121,15 +121,15 @@ impl State {
         let held = self.mesh.applied();
         let holds = match self.mesh.report(peer) {
             Some(report) => report.applied.clone(),
-            None => link.hello.vector(),
+            None => link.greeting.holds.clone(),
         };
         let received = link
             .counts
             .bytes_in
             .load(std::sync::atomic::Ordering::Relaxed);
         LinkStatus {
-            origin: link.hello.origin,
-            region: link.hello.region.clone(),
+            origin: link.greeting.origin,
+            region: link.greeting.region.clone(),
             dialled: link.dialled,
             up_seconds: link.since.elapsed().as_secs(),
             asked_of: link.asks.borrow().of.clone(),
