@@ -52,7 +52,9 @@ fn seeds_end_with_equal_brokers_whatever_goes_wrong() {
     let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
     println!(
         "{seeds} seeds: {} events in {} virtual hours, {} frames, {} writes acknowledged, {} frames taken over, \
-         {} starts, {} links, {} damaged messages, {} reads with a token; lost 0, doubled 0, unequal 0",
+         {} starts, {} links, {} damaged messages, {} reads with a token; {} clusters founded, {} brokers joined, \
+         {} parked, {} of them back on their old disk and refused {} times with {} frames that nobody else had; \
+         lost 0, doubled 0, unequal 0",
         sum(|o| o.events),
         sum(|o| o.lasted) / 3_600_000_000,
         sum(|o| o.frames),
@@ -62,6 +64,12 @@ fn seeds_end_with_equal_brokers_whatever_goes_wrong() {
         sum(|o| o.links),
         sum(|o| o.damaged),
         sum(|o| o.reads),
+        sum(|o| o.founded),
+        sum(|o| o.joined - o.apart),
+        sum(|o| o.parked),
+        sum(|o| o.returned),
+        sum(|o| o.refused),
+        sum(|o| o.left_behind),
     );
 }
 

@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use anabranch_core::clock::HybridTimestamp;
+use anabranch_core::entry::is_unused;
 use anabranch_core::exchange::Ask;
 use anabranch_core::frame::Commit;
 use anabranch_core::holding::{Everything, Holding, Settled};
-use anabranch_core::id::{BrokerId, ClusterId, Epoch, Position, RegionName, Sequence};
-use anabranch_core::members::Members;
+use anabranch_core::id::{BrokerId, ClusterId, Position, RegionName};
+use anabranch_core::members::Standing;
 use anabranch_core::mesh::Mesh;
 use anabranch_core::sequencer::{AcceptError, Foreign, Publish, Sequencer};
 use anabranch_core::stability::Rising;
@@ -26,7 +28,8 @@ use anabranch_storage::log::{
 };
 
 use super::agenda::{SECOND, Time};
-use super::founders::founded_by;
+use super::entrance::Entrance;
+use super::founders::said;
 use super::link::Side;
 use super::mutant::{self, Mutant};
 use super::table::Table;
@@ -62,6 +65,8 @@ pub(super) fn id_of(at: usize) -> BrokerId {
 pub(super) enum Request {
     /// Append these, for a client.
     Publish(Vec<Publish>, Option<usize>),
+    /// Append what says where a broker stands.
+    Member(BrokerId, Standing, RegionName),
     /// Take over these frames of others.
     Foreign(Vec<(Item, Ticket)>),
 }
@@ -69,6 +74,8 @@ pub(super) enum Request {
 /// Bytes that came over a link, and take credit of it until this is dropped.
 #[derive(Debug)]
 pub(super) struct Ticket {
+    /// Who has sent them.
+    pub(super) from: BrokerId,
     pub(super) bytes: u64,
     /// What can go back.
     pub(super) returned: Arc<AtomicU64>,
@@ -89,6 +96,8 @@ pub(super) struct Group {
     pub(super) own: Vec<(Name, Option<usize>)>,
     pub(super) tickets: Vec<Ticket>,
     pub(super) gaps: bool,
+    /// How many of the own frames say where a broker stands.
+    members: usize,
 }
 
 /// Why a broker stopped.
@@ -106,17 +115,30 @@ impl From<Violation> for Down {
     }
 }
 
+/// What a broker is told when it starts.
+#[derive(Clone, Debug)]
+pub(super) struct Who {
+    /// On which machine.
+    pub(super) at: usize,
+    pub(super) id: BrokerId,
+    pub(super) region: RegionName,
+    /// How many peers are named to it.
+    pub(super) named: usize,
+    /// Until when it waits for those that do not answer, if not for ever.
+    pub(super) deadline: Option<Time>,
+}
+
 /// A process.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) at: usize,
+    pub(super) who: Who,
     pub(super) sequencer: Sequencer,
     pub(super) log: Log,
     pub(super) reader: LogReader,
     pub(super) holding: Holding<Ticket>,
     pub(super) mesh: Mesh,
-    /// Who has founded the cluster. Nobody joins or leaves.
-    founders: Members,
+    /// How far it is with becoming a member.
+    pub(super) entrance: Entrance,
     /// Raised with every report.
     pub(super) heard: u64,
     pub(super) table: Table,
@@ -138,10 +160,10 @@ pub(super) struct Running {
 }
 
 /// The log of a disk, opened, with every commit in it.
-pub(super) fn open(disk: &MemoryDisk, at: usize) -> Result<Opened, String> {
+pub(super) fn open(disk: &MemoryDisk, broker: BrokerId) -> Result<Opened, String> {
     let identity = Identity {
         cluster: cluster(),
-        broker: id_of(at),
+        broker,
     };
     let disk = Arc::new(disk.clone());
     Log::open_at(disk, Path::new(DIR), identity, OPTIONS, &mut |_| {}).map_err(|e| e.to_string())
@@ -160,15 +182,13 @@ pub(super) fn read_all(reader: &LogReader, from: Position) -> Result<Vec<Arc<Com
     Ok(all)
 }
 
-fn region_of(at: usize) -> RegionName {
+pub(super) fn region_of(at: usize) -> RegionName {
     RegionName::parse(&format!("r{at}")).expect("it is in the alphabet")
 }
 
 impl Running {
-    /// `expected` is how many other brokers it was told of.
     pub(super) fn new(
-        at: usize,
-        expected: usize,
+        who: Who,
         opened: Opened,
         table: Table,
         mutant: Option<Mutant>,
@@ -185,32 +205,28 @@ impl Running {
         {
             sequencer = mutant::with_epoch(&sequencer, epoch);
         }
-        let mut mesh = Mesh::new(id_of(at), region_of(at));
-
-        let all = (0..=expected).map(|at| (id_of(at), region_of(at)));
-        let founders = founded_by(all);
-        mesh.advance(sequencer.report(), &founders);
-        // All have known each other from the start.
-        mesh.resume();
-        let fetching = !recovery.proof.is_whole()
-            // Nothing was written since the log was found not to be whole.
-            || {
-                let own = sequencer.origin();
-                let is_unused = sequencer.vector().get(own) == Sequence::NONE;
-                is_unused && own.epoch != Epoch::new(1)
-            };
-        if fetching {
+        let mut mesh = Mesh::new(who.id, who.region.clone());
+        if who.named == 0 {
+            mesh.know_all();
+        }
+        let fetching = recovery.new_origin.is_some() || is_unused(&sequencer);
+        if fetching && sequencer.members().is_active(who.id) {
             mesh.recall(sequencer.origin());
         }
+        mesh.advance(sequencer.report(), sequencer.members());
+        if table.watermark() > HybridTimestamp::ZERO {
+            // What was stable before had been so for a cluster that was founded.
+            mesh.resume();
+        }
         let mut running = Self {
-            at,
+            entrance: Entrance::default(),
+            who,
             heads: Heads::new(),
             sequencer,
             log,
             reader,
             holding: Holding::default(),
             mesh,
-            founders,
             // What it asks the others is to be said.
             heard: u64::from(fetching),
             table,
@@ -234,40 +250,6 @@ impl Running {
             .collect();
     }
 
-    /// Whether it may write. Not before it holds what the others do, if it may have lost something: it
-    /// has reported that, so whatever it writes has to follow it.
-    pub(super) fn may_write(&mut self) -> bool {
-        if self.fetching {
-            self.fetching = !match self.mutant {
-                Some(Mutant::FetchOwnTailOnly) => self.has_own_tail(),
-                Some(Mutant::ReuseSequence) => self.sides.values().any(Side::is_seated),
-                _ => self.mesh.is_recalled(),
-            };
-            if !self.fetching {
-                self.mesh.end_recall();
-                self.settle();
-            }
-        }
-        !self.fetching
-    }
-
-    /// Whether somebody is linked, and all is here that those that are had of this broker's own.
-    fn has_own_tail(&self) -> bool {
-        let held = self.vector();
-        let own = id_of(self.at);
-        let mut seated = self
-            .sides
-            .values()
-            .filter(|side| side.is_seated())
-            .peekable();
-        seated.peek().is_some()
-            && seated.all(|side| {
-                let theirs = side.theirs.iter();
-                let mut of_it = theirs.filter(|(origin, _)| origin.broker == own);
-                of_it.all(|(origin, sequence)| held.contains(origin, sequence))
-            })
-    }
-
     /// What is durable.
     pub(super) fn vector(&self) -> VersionVector {
         let heads = self.heads.iter();
@@ -280,7 +262,7 @@ impl Running {
         Hello {
             cluster: cluster(),
             origin: self.sequencer.origin(),
-            region: region_of(self.at),
+            region: self.who.region.clone(),
             heads: self.heads.clone(),
             members: self.mesh.members().standings(),
             complete: self.mesh.may_have_dropped(),
@@ -307,6 +289,16 @@ impl Running {
                     if self.has_room(&publishes)? {
                         let name = self.sequence(&publishes, now_ms, truth)?;
                         group.own.push((name, client));
+                    }
+                }
+                Request::Member(broker, standing, region) => {
+                    let says = [said(broker, standing, &region, now_ms)];
+                    if self.has_room(&says)? {
+                        let name = self.sequence(&says, now_ms, truth)?;
+                        group.own.push((name, None));
+                        group.members += 1;
+                    } else {
+                        self.entrance.note_said(1);
                     }
                 }
                 Request::Foreign(items) => self.offer(items),
@@ -349,6 +341,10 @@ impl Running {
 
     fn offer(&mut self, items: Vec<(Item, Ticket)>) {
         for (item, mut ticket) in items {
+            if self.sequencer.members().has_ended(ticket.from) {
+                // It was on its way when its sender was parked.
+                continue;
+            }
             match item {
                 Item::Frame(frame) => {
                     if self.mutant == Some(Mutant::DoubleApply) {
@@ -412,7 +408,7 @@ impl Running {
                 }
                 Some(Settled::Known(ticket) | Settled::Withheld(_, ticket)) => known.push(ticket),
                 Some(Settled::Refused(origin, error, _)) => {
-                    return Err(refused(self.at, origin.to_string(), &error));
+                    return Err(refused(self.who.at, origin.to_string(), &error));
                 }
             }
         }
@@ -441,8 +437,18 @@ impl Running {
     }
 
     /// Tells the mesh and the table, after what was found in the run has been checked.
-    pub(super) fn advance(&mut self, run: Vec<Arc<Commit>>) -> Result<(), Down> {
-        self.mesh.advance(self.sequencer.report(), &self.founders);
+    pub(super) fn advance(&mut self, run: Vec<Arc<Commit>>, group: &Group) -> Result<(), Down> {
+        self.entrance.note_said(group.members);
+        let members = self.sequencer.members();
+        let others = self.mesh.members() != members;
+        let fences = others && members.ended() > self.mesh.members().ended();
+        self.mesh.advance(self.sequencer.report(), members);
+        if others || self.fetching {
+            self.entrance.changed = true;
+        }
+        if fences {
+            self.fence();
+        }
         if self.mesh.may_resume() {
             self.ask_anew();
         }
@@ -460,10 +466,15 @@ impl Running {
         self.heard += 1;
         let watermark = match self.mutant {
             Some(Mutant::PruneByTime) => mutant::a_while_ago(&self.sequencer),
+            // Own frames that were lost here are still to come, and may be stamped earlier.
+            _ if self.fetching => HybridTimestamp::ZERO,
             _ => self.mesh.watermark(),
         };
-        self.rising.note(watermark, self.reader.next_position());
-        self.raise();
+        // Alone, nothing is dropped: others may still come.
+        if self.mesh.others() > 0 {
+            self.rising.note(watermark, self.reader.next_position());
+            self.raise();
+        }
     }
 
     fn raise(&mut self) {
@@ -483,11 +494,10 @@ impl Running {
     }
 
     /// Brokers to which a link is up, with its number.
-    pub(super) fn linked(&self) -> BTreeMap<usize, u64> {
+    pub(super) fn linked(&self) -> BTreeMap<BrokerId, u64> {
         let sides = self.sides.iter();
         sides
-            .filter(|(_, side)| side.is_seated())
-            .map(|(&number, side)| (side.peer, number))
+            .filter_map(|(&number, side)| Some((side.broker()?, number)))
             .collect()
     }
 
@@ -505,13 +515,11 @@ impl Running {
         self.tell_asks(asks, true);
     }
 
-    fn tell_asks(&mut self, asks: BTreeMap<BrokerId, Ask>, again: bool) {
+    pub(super) fn tell_asks(&mut self, asks: BTreeMap<BrokerId, Ask>, again: bool) {
         let linked = self.linked();
         for (peer, ask) in asks {
-            let number = linked.iter().find(|&(&at, _)| id_of(at) == peer);
-            if let Some((_, number)) = number
-                && let Some(side) = self.sides.get_mut(number)
-            {
+            let number = linked.get(&peer);
+            if let Some(side) = number.and_then(|number| self.sides.get_mut(number)) {
                 side.ask(ask, again);
             }
         }

@@ -7,9 +7,9 @@ use anabranch_core::id::Position;
 use anabranch_core::vector::VersionVector;
 
 use super::broker::{self, Running};
-use super::truth::name_of;
+use super::truth::{Name, name_of};
 use super::verdict::{Checked, Violation, ensure};
-use super::world::World;
+use super::world::{Machine, World};
 
 impl World {
     /// A broker's log has got longer.
@@ -21,9 +21,10 @@ impl World {
             let mesh = &running.mesh;
             (mesh.stable(), mesh.watermark())
         });
-        let own = broker::id_of(at);
+        let own = self.machines[at].id;
         for commit in run {
             let name = name_of(commit);
+            self.check_fenced(at, name)?;
             match name.0.broker == own {
                 true => self.truth.settle(name),
                 false => self.outcome.taken += 1,
@@ -38,7 +39,40 @@ impl World {
             held.advance(name.0, name.1);
             self.machines[at].ever_held.advance(name.0, name.1);
         }
+        self.note_fences(at);
         Ok(())
+    }
+
+    /// Notes what of brokers was there that it has just learnt were parked.
+    fn note_fences(&mut self, at: usize) {
+        let Machine {
+            running,
+            fences,
+            held,
+            ..
+        } = &mut self.machines[at];
+        let Some(running) = running else { return };
+        let members = running.sequencer.members().iter();
+        for (broker, _) in members.filter(|(_, member)| member.has_ended()) {
+            let of_it = held.iter().filter(|(origin, _)| origin.broker == broker);
+            fences.entry(broker).or_insert_with(|| of_it.collect());
+        }
+    }
+
+    /// Who knows that a broker was parked takes of it only what some other one had before it knew.
+    fn check_fenced(&self, at: usize, (origin, sequence): Name) -> Checked {
+        let parked = origin.broker;
+        if !self.machines[at].fences.contains_key(&parked) {
+            return Ok(());
+        }
+        let mut others = self.machines.iter().filter(|other| other.id != parked);
+        let had = others.any(|other| {
+            let had = other.fences.get(&parked).unwrap_or(&other.held);
+            had.contains(origin, sequence)
+        });
+        ensure(had, || {
+            format!("broker {at} takes {origin} {sequence} after that one was parked")
+        })
     }
 
     /// What a broker calls stable is durable everywhere.
@@ -47,7 +81,11 @@ impl World {
             return Ok(());
         };
         let stable = running.mesh.stable();
+        let members = running.mesh.members();
         for (other, machine) in self.machines.iter().enumerate() {
+            if !members.is_active(machine.id) {
+                continue;
+            }
             // What a restored broker has lost it fetches before it writes.
             ensure(machine.ever_held.covers(&stable), || {
                 let missing = machine.ever_held.missing_from(&stable);
@@ -107,7 +145,7 @@ impl World {
             let missing = found.missing_from(&durable);
             format!("broker {at} has lost what was durable: {missing:?}")
         })?;
-        let own = broker::id_of(at);
+        let own = self.machines[at].id;
         let mut held = VersionVector::EMPTY;
         for commit in &commits {
             let name = name_of(commit);
@@ -123,6 +161,7 @@ impl World {
         self.truth.forget(own);
         self.machines[at].ever_held.merge(&held);
         self.machines[at].held = held;
+        self.note_fences(at);
         let Some(running) = &mut self.machines[at].running else {
             return Ok(());
         };
@@ -137,33 +176,73 @@ impl World {
 
     /// Everything is everywhere, and nothing is left but the rows.
     pub(super) fn check_end(&mut self) -> Checked {
-        let all = self.truth.all();
         self.truth.check_acked()?;
-        let has_all = self
-            .machines
-            .iter()
-            .all(|machine| machine.running.is_some() && machine.held == all);
+        let all = self.check_left_behind()?;
+        let mut brokers = self.machines.iter().filter(|machine| machine.is_in());
+        let has_all = brokers.all(|machine| machine.running.is_some() && machine.held == all);
         ensure(has_all, || self.unequal("nothing happens any more"))?;
         for at in 0..self.machines.len() {
-            self.check_stable(at)?;
-            self.check_rows(at)?;
-            let Some(running) = &mut self.machines[at].running else {
-                continue;
-            };
-            ensure(running.mesh.stable() == all, || {
-                let missing = running.mesh.stable().missing_from(&all);
-                format!("all hold all, and broker {at} does not call stable {missing:?}")
-            })?;
-            ensure(running.table.folded() == &all, || {
-                format!("the table of broker {at} lacks frames")
-            })?;
-            running.table.flush()?;
-            let kept = running.table.kept();
-            ensure(kept == 0, || {
-                format!("broker {at} keeps {kept} stamps and tombstones that nobody needs")
-            })?;
+            if self.machines[at].is_in() {
+                self.check_end_of(at, &all)?;
+            }
         }
         Ok(())
+    }
+
+    /// Everything that has to be everywhere. The rest was written by brokers that were parked, and
+    /// was never anywhere else.
+    fn check_left_behind(&mut self) -> Checked<VersionVector> {
+        let mut all = VersionVector::EMPTY;
+        let (mut ever, mut out) = (VersionVector::EMPTY, Vec::new());
+        for machine in &self.machines {
+            match machine.parked || machine.apart {
+                true => out.push(machine.id),
+                false => {
+                    all.merge(&machine.held);
+                    ever.merge(&machine.ever_held);
+                }
+            }
+        }
+        for (origin, sequence) in self.truth.names() {
+            if all.contains(origin, sequence) {
+                continue;
+            }
+            let is_left = out.contains(&origin.broker) && !ever.contains(origin, sequence);
+            ensure(is_left, || format!("{origin} {sequence} is lost"))?;
+            self.outcome.left_behind += 1;
+        }
+        Ok(all)
+    }
+
+    fn check_end_of(&mut self, at: usize, all: &VersionVector) -> Checked {
+        self.check_stable(at)?;
+        self.check_rows(at)?;
+        let parked: Vec<_> = self.machines.iter().filter(|other| other.parked).collect();
+        let parked: Vec<_> = parked.into_iter().map(|other| other.id).collect();
+        let Some(running) = &mut self.machines[at].running else {
+            return Ok(());
+        };
+        ensure(running.may_write(), || {
+            let entry = running.entrance.entry;
+            format!("broker {at} may not write in the end: {entry:?}")
+        })?;
+        for broker in parked {
+            ensure(running.mesh.has_left(broker), || {
+                format!("broker {at} waits for {broker}, which was parked")
+            })?;
+        }
+        ensure(running.mesh.stable() == *all, || {
+            let missing = running.mesh.stable().missing_from(all);
+            format!("all hold all, and broker {at} does not call stable {missing:?}")
+        })?;
+        ensure(running.table.folded() == all, || {
+            format!("the table of broker {at} lacks frames")
+        })?;
+        running.table.flush()?;
+        let kept = running.table.kept();
+        ensure(kept == 0, || {
+            format!("broker {at} keeps {kept} stamps and tombstones that nobody needs")
+        })
     }
 
     /// Who lacks what.
@@ -174,7 +253,8 @@ impl World {
             let missing = machine.held.missing_from(&all);
             let links = machine.running.as_ref().map(|running| {
                 let held = running.holding.frames();
-                (running.linked(), held, running.inbox.len())
+                let entry = running.entrance.entry;
+                (entry, running.linked(), held, running.inbox.len())
             });
             said += &format!("; broker {at} lacks {missing:?}, links {links:?}");
         }

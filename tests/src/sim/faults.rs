@@ -164,7 +164,8 @@ impl World {
 
     fn back_up(&mut self, at: usize) {
         let machine = &mut self.machines[at];
-        if machine.disk.is_powered() {
+        // What was never started on has no identity to be copied.
+        if machine.disk.is_powered() && machine.life > 0 {
             machine.backups += 1;
             let to = backup(machine.backups);
             machine.disk.copy_dir(Path::new(DIR), &to);
@@ -177,9 +178,12 @@ impl World {
         let is_elsewhere = machine.held.iter().all(|(origin, sequence)| {
             let mut others = self.machines.iter().enumerate();
             let holds = |held: &VersionVector| held.contains(origin, sequence);
-            others.any(|(other, m)| other != at && holds(&m.held))
+            others.any(|(other, m)| other != at && m.is_in() && holds(&m.held))
         });
-        if machine.running.is_none() || machine.backups == 0 || !is_elsewhere {
+        // A backup may be from before one was parked that still runs: see FAULTS.md.
+        let may_forget_parked = !machine.fences.is_empty();
+        let is_there = machine.running.is_some() && machine.backups > 0;
+        if !is_there || !is_elsewhere || may_forget_parked {
             return Ok(());
         }
         self.end_process(at, true);
@@ -227,6 +231,9 @@ impl World {
 
     /// Only a disk that fails keeps a broker from starting.
     pub(super) fn start_failed(&mut self, at: usize, why: String) -> Checked {
+        if self.talks {
+            eprintln!("{:>14} it does not start: {why}", "");
+        }
         let has_power = self.machines[at].disk.is_powered();
         let by_disk = !has_power || why.contains("os error 5");
         if !by_disk {
@@ -271,7 +278,8 @@ impl World {
             let cuts = path.cuts;
             self.heal(from, to, cuts);
         }
-        for at in 0..self.plan.brokers {
+        self.end_parked();
+        for at in 0..self.machines.len() {
             self.machines[at].skew_ms = 0;
             self.machines[at].slow = false;
             self.agenda.after(MS, Event::Start(at));

@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use anabranch_core::entry::{Greeting, Unfit};
 use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, Position};
 use anabranch_core::stability::Report;
 use anabranch_core::vector::VersionVector;
+use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::block::{Block, BlockReader, BlockWriter, Item, item_bytes};
 use anabranch_protocol::peer::{Decoder, Encoder, Hello, PeerMessage, Told};
 use anabranch_storage::log::Shipped;
 
 use super::agenda::{MS, SECOND, Time};
-use super::broker::{Down, Request, Running, Ticket, id_of};
+use super::broker::{Down, Request, Running, Ticket};
 use super::mutant::{self, Mutant};
 use super::verdict::Violation;
 
@@ -43,9 +45,8 @@ pub(super) struct Side {
     pub(super) dialled: Dialled,
     /// What was said first.
     hello: Hello,
-    /// What the peer held when the link came up.
-    pub(super) theirs: VersionVector,
-    seated: bool,
+    /// What the peer said of itself, since the link is up.
+    greeting: Option<Greeting>,
     asks: Option<Ask>,
     asked_anew: bool,
     wanted: Option<Ask>,
@@ -72,8 +73,8 @@ pub(super) enum Then {
     GoesOn,
     /// It is up; another link to the same broker is not needed any more.
     Up(Option<u64>),
-    /// It ends here, since there is another one.
-    Duplicate,
+    /// It ends here, and the peer is told why.
+    Refused(Code),
     Ends,
 }
 
@@ -83,8 +84,7 @@ impl Side {
             peer,
             dialled,
             hello,
-            theirs: VersionVector::EMPTY,
-            seated: false,
+            greeting: None,
             asks: None,
             asked_anew: false,
             wanted: None,
@@ -105,7 +105,17 @@ impl Side {
     }
 
     pub(super) fn is_seated(&self) -> bool {
-        self.seated
+        self.greeting.is_some()
+    }
+
+    /// What the peer said of itself, if the link is up.
+    pub(super) fn greeting(&self) -> Option<&Greeting> {
+        self.greeting.as_ref()
+    }
+
+    /// Who it is, if the link is up.
+    pub(super) fn broker(&self) -> Option<BrokerId> {
+        self.greeting.as_ref().map(|peer| peer.origin.broker)
     }
 
     /// The peer is to be asked for this from now on.
@@ -217,7 +227,7 @@ impl Running {
         let Some(mut side) = self.sides.remove(&link) else {
             return Ok((said, None));
         };
-        let wake = match side.seated {
+        let wake = match side.is_seated() {
             true => side.speak(self, now, &mut said),
             false => Ok(None),
         };
@@ -231,10 +241,16 @@ impl Running {
             return Ok(Then::GoesOn);
         };
         match message {
-            PeerMessage::Hello(_) if side.seated => return Ok(Then::Ends),
+            PeerMessage::Hello(_) if side.is_seated() => return Ok(Then::Ends),
             PeerMessage::Hello(hello) => return self.take_seat(link, &hello),
-            PeerMessage::Bye { .. } => return Ok(Then::Ends),
-            _ if !side.seated => return Ok(Then::Ends),
+            PeerMessage::Bye { code, .. } => {
+                // Said by one of the same cluster, whose hello was taken.
+                if side.is_seated() && code == Code::Parked {
+                    self.note_parked();
+                }
+                return Ok(Then::Ends);
+            }
+            _ if !side.is_seated() => return Ok(Then::Ends),
             PeerMessage::Ask { ask, window } => {
                 side.position = self.reader.ship_from(&ask);
                 // Reports of other brokers are wanted as well, though nothing may be new.
@@ -247,13 +263,16 @@ impl Running {
             PeerMessage::Block { block, .. } => return Ok(self.take_block(link, &block)),
             PeerMessage::Reports(reports) => self.take_reports(reports),
             PeerMessage::Held(held) => {
-                let peer = id_of(side.peer);
-                self.mesh.hear_held(peer, held);
+                if let Some(peer) = side.broker() {
+                    self.mesh.hear_held(peer, held);
+                }
                 self.ask_anew();
             }
             PeerMessage::Recalls(recalls) => {
                 for recall in recalls {
-                    self.heard += u64::from(self.mesh.hear_recall(recall));
+                    let is_news = self.mesh.hear_recall(recall);
+                    self.heard += u64::from(is_news);
+                    self.entrance.changed |= is_news;
                 }
             }
             PeerMessage::Ping | PeerMessage::Withheld(..) | PeerMessage::Audit(_) => {}
@@ -279,7 +298,9 @@ impl Running {
         let Ok(items) = side.reader.read(block) else {
             return Then::Ends;
         };
-        let returned = &side.returned;
+        let (Some(from), returned) = (side.broker(), &side.returned) else {
+            return Then::Ends;
+        };
         let mut rest = u64::from(block.credit);
         let mut taken = Vec::with_capacity(items.len());
         for item in items {
@@ -289,6 +310,7 @@ impl Running {
             };
             rest -= bytes;
             let ticket = Ticket {
+                from,
                 bytes,
                 returned: Arc::clone(returned),
                 frame: None,
@@ -300,43 +322,68 @@ impl Running {
         Then::GoesOn
     }
 
-    /// Of two links between the same brokers, the one that the smaller id dialled stays.
+    /// Takes a link up, unless the peer may not be linked, or there is one already: of two links
+    /// between the same brokers, the one that the smaller id dialled stays.
     fn take_seat(&mut self, link: u64, hello: &Hello) -> Result<Then, Down> {
-        let own = id_of(self.at);
+        let (own, peer) = (self.who.id, hello.origin.broker);
         let Some(side) = self.sides.get(&link) else {
             return Ok(Then::GoesOn);
         };
-        let (peer, dialled) = (hello.origin.broker, side.dialled);
+        let (said, theirs) = (side.hello.greeting(), hello.greeting());
+        if said.knows_parked(&theirs) {
+            return Ok(Then::Refused(Code::Parked));
+        }
         if let Some(origin) = hello.fork(&side.hello.heads) {
             let what = format!("{origin} has two histories");
             return Err(Down::Wrong(Violation(what)));
         }
-        let held = self.linked().get(&side.peer).copied();
+        if said.is_founded_apart(&theirs) {
+            return Ok(Then::Refused(Code::OtherFounding));
+        }
+        let (at, dialled) = (side.peer, side.dialled);
+        if dialled == Dialled::Here {
+            self.entrance.meet(at, peer);
+        }
+        if peer == own {
+            return Ok(Then::Refused(Code::LinkRefused));
+        }
+        match self.mesh.check_link(&said, &theirs) {
+            Ok(()) => {}
+            Err(Unfit::Parked | Unfit::BringsBack { for_good: true, .. }) => {
+                return Ok(Then::Refused(Code::Parked));
+            }
+            Err(Unfit::BringsBack { .. }) => return Ok(Then::Refused(Code::LinkRefused)),
+            Err(Unfit::Outdated) => return Ok(Then::Refused(Code::Joining)),
+        }
+        let held = self.linked().get(&peer).copied();
         let kept = held.and_then(|number| self.sides.get(&number));
         if let Some(kept) = kept
             && kept.dialled != dialled
             && (kept.dialled == Dialled::Here) == (own < peer)
         {
-            return Ok(Then::Duplicate);
+            return Ok(Then::Refused(Code::DuplicateLink));
         }
+        let origin = self.sequencer.origin();
+        self.mesh.greet(origin, &theirs, self.fetching);
         if let Some(side) = self.sides.get_mut(&link) {
-            side.seated = true;
-            side.theirs = hello.vector();
+            side.greeting = Some(theirs);
         }
         if let Some(replaced) = held {
             self.sides.remove(&replaced);
         }
         self.mesh.link(peer, hello.region.clone(), hello.vector());
         self.ask_anew();
+        self.entrance.changed = true;
         Ok(Then::Up(held))
     }
 
     /// An end of a link is gone. Whose it was.
     pub(super) fn lose(&mut self, link: u64) -> Option<Side> {
         let side = self.sides.remove(&link)?;
-        if side.seated {
-            self.mesh.unlink(id_of(side.peer));
+        if let Some(peer) = side.broker() {
+            self.mesh.unlink(peer);
             self.ask_anew();
+            self.entrance.changed = true;
         }
         Some(side)
     }

@@ -20,7 +20,7 @@ impl World {
     }
 
     pub(super) fn publish(&mut self, at: usize, client: Option<usize>) -> Checked {
-        if let Some(running) = &mut self.machines[at].running
+        if let Some(running) = &self.machines[at].running
             && !running.may_write()
         {
             if let Some(client) = client {
@@ -66,7 +66,7 @@ impl World {
     pub(super) fn client(&mut self, number: usize) -> Checked {
         let next = self.next_in(4 * self.plan.write_every);
         self.agenda.after(next, Event::Client(number));
-        let at = self.rng.usize(..self.plan.brokers);
+        let at = self.rng.usize(..self.machines.len());
         let key = [b'a' + self.rng.u8(..self.plan.keys)];
         let writes = self.rng.bool();
         let Some(running) = &self.machines[at].running else {

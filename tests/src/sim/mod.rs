@@ -16,9 +16,11 @@
 //! | `founders` | a cluster that was founded before |
 //! | `load` | what clients do |
 //! | `wires` | links between the brokers, made, used and ended |
+//! | `comings` | machines that join, are parked, and come back |
 //! | `faults` | what goes wrong, done |
 //! | `network` | paths that are slow, cut and noisy |
 //! | `broker` | a broker: the glue around log and core |
+//! | `entrance` | how a broker becomes a member, and makes others members |
 //! | `link` | an end of a link |
 //! | `table` | rows, beside rows of which nothing is ever dropped |
 //! | `client` | clients that carry a token from broker to broker |
@@ -31,6 +33,8 @@ mod agenda;
 mod broker;
 mod check;
 mod client;
+mod comings;
+mod entrance;
 mod faults;
 mod founders;
 mod link;

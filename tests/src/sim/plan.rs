@@ -63,6 +63,18 @@ pub(super) struct Plan {
     silence: bool,
     /// Whether directories are often copied and put back.
     restores: bool,
+    /// Whether nobody is a member in the beginning.
+    pub(super) is_founded_anew: bool,
+    /// How long founders wait for each other, if not for ever.
+    pub(super) patience: Option<Time>,
+    /// Machines that are not there from the beginning.
+    spares: usize,
+    /// Who goes for good, and is parked.
+    pub(super) goes: Option<usize>,
+    /// Whether it is started again all the same.
+    pub(super) comes_back: bool,
+    /// The machine that joins in its place.
+    pub(super) joins_anew: Option<usize>,
 }
 
 impl Plan {
@@ -71,7 +83,7 @@ impl Plan {
             .choice([2, 3, 3, 3, 4, 5].iter())
             .expect("it is not empty");
         let dials = dials(brokers, rng);
-        Self {
+        let mut plan = Self {
             brokers,
             meshed: pairs(&dials) == brokers * (brokers - 1) / 2,
             clients: rng.usize(1..4),
@@ -85,23 +97,94 @@ impl Plan {
             crashes: rng.u8(..3) > 0,
             silence: rng.u8(..12) == 0,
             restores: rng.u8(..5) == 0,
+            is_founded_anew: false,
+            patience: None,
+            spares: 0,
+            goes: None,
+            comes_back: false,
+            joins_anew: None,
+        };
+        if plan.meshed && rng.u8(..3) == 0 {
+            plan.will_be_founded(rng);
+        }
+        if rng.bool() {
+            plan.has_comings(rng);
+        }
+        plan
+    }
+
+    /// Nobody is a member yet. Each is told of all others that it will be linked with: two that are not
+    /// told of each other may found two clusters.
+    fn will_be_founded(&mut self, rng: &mut Rng) {
+        let back: Vec<_> = self.dials.iter().map(|&(from, to)| (to, from)).collect();
+        self.dials.extend(back);
+        self.dials.sort_unstable();
+        self.dials.dedup();
+        self.is_founded_anew = true;
+        self.patience = rng.bool().then(|| rng.u64(..6) * SECOND);
+    }
+
+    /// Some join, one goes, and perhaps comes back.
+    fn has_comings(&mut self, rng: &mut Rng) {
+        self.quiet_at += rng.u64(..10) * SECOND;
+        let goes = self.brokers > 2 && self.meshed && rng.bool();
+        self.goes = goes.then(|| rng.usize(..self.brokers));
+        self.restores &= !goes;
+        let joins = rng.usize(if goes { 0..3 } else { 1..3 });
+        self.comes_back = goes && rng.bool();
+        self.joins_anew = (goes && rng.bool()).then_some(self.brokers + joins);
+        self.spares = joins + usize::from(self.joins_anew.is_some());
+        for spare in self.brokers..self.brokers + self.spares {
+            // Who joins must not be told of one that was parked, see ADR 0024.
+            let mut stay: Vec<_> = (0..self.brokers)
+                .filter(|&at| Some(at) != self.goes)
+                .collect();
+            rng.shuffle(&mut stay);
+            let told = rng.usize(1..=stay.len());
+            self.dials
+                .extend(stay[..told].iter().map(|&to| (spare, to)));
+            self.meshed &= told == stay.len();
         }
     }
 
+    /// All machines, also those that are not there yet.
+    pub(super) fn machines(&self) -> usize {
+        self.brokers + self.spares
+    }
+
+    /// Machines that join.
+    pub(super) fn joins(&self) -> impl Iterator<Item = usize> + use<> {
+        let anew = self.joins_anew;
+        (self.brokers..self.machines()).filter(move |&at| Some(at) != anew)
+    }
+
     pub(super) fn fault(&self, rng: &mut Rng) -> Fault {
-        let at = rng.usize(..self.brokers);
-        let to = (at + rng.usize(1..self.brokers)) % self.brokers;
+        let all = self.machines();
+        let at = rng.usize(..all);
+        let to = (at + rng.usize(1..all)) % all;
         if self.restores && rng.bool() {
             return match rng.u8(..3) {
                 0 => Fault::Backup(at),
                 _ => Fault::Restore(at),
             };
         }
+        let fault = self.any_fault(at, to, rng);
+        match fault {
+            // Who may have forgotten something asks all, and one that is gone does not answer.
+            Fault::PowerCut(at) | Fault::PowerCutAt(at, _) if self.goes.is_some() => {
+                Fault::Kill(at)
+            }
+            _ => fault,
+        }
+    }
+
+    fn any_fault(&self, at: usize, to: usize, rng: &mut Rng) -> Fault {
+        let all = self.machines();
         match rng.u8(..16) {
             0 | 1 => Fault::CutOneWay(at, to),
             2 | 3 => Fault::Cut(at, to),
             4 | 5 => Fault::Flap(at, to),
-            6 => Fault::Part(rng.u64(..1 << self.brokers)),
+            6 => Fault::Part(rng.u64(..1 << all)),
             7 if self.silence => Fault::Silence,
             8 if self.noisy => Fault::Noise(at, to),
             9 | 10 if self.crashes => Fault::Kill(at),

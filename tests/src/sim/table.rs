@@ -93,6 +93,17 @@ pub(super) struct Stored {
     at: Position,
     folded: VersionVector,
     oracle: Oracle,
+    watermark: HybridTimestamp,
+}
+
+impl Stored {
+    /// Nothing, in a cluster that is founded.
+    pub(super) fn founded() -> Self {
+        Self {
+            watermark: HybridTimestamp::new(1),
+            ..Self::default()
+        }
+    }
 }
 
 impl Table {
@@ -103,8 +114,8 @@ impl Table {
             applied: stored.at,
             folded: stored.folded.clone(),
             oracle: stored.oracle.clone(),
+            watermark: stored.watermark,
             stored,
-            watermark: HybridTimestamp::ZERO,
         }
     }
 
@@ -127,6 +138,11 @@ impl Table {
     /// It holds everything before this.
     pub(super) fn pass_to(&mut self, through: Position) {
         self.applied = self.applied.max(through);
+    }
+
+    /// The greatest that was given.
+    pub(super) fn watermark(&self) -> HybridTimestamp {
+        self.watermark
     }
 
     pub(super) fn raise(&mut self, watermark: HybridTimestamp) {
@@ -216,6 +232,7 @@ impl Table {
             at: self.applied,
             folded: self.folded.clone(),
             oracle: self.oracle.clone(),
+            watermark: self.watermark,
         };
         Ok(())
     }

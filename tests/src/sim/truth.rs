@@ -61,6 +61,11 @@ impl Truth {
         self.frames.keys().copied().collect()
     }
 
+    /// The name of every frame.
+    pub(super) fn names(&self) -> impl Iterator<Item = Name> {
+        self.frames.keys().copied()
+    }
+
     pub(super) fn fact(&self, name: Name) -> Checked<&Fact> {
         let fact = self.frames.get(&name);
         fact.ok_or_else(|| Violation(format!("nobody has written {name:?}")))

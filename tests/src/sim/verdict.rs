@@ -43,6 +43,20 @@ pub struct Outcome {
     pub damaged: u64,
     /// Reads of sessions that carry a token.
     pub reads: u64,
+    /// Clusters that were founded under faults.
+    pub founded: u64,
+    /// Brokers that joined.
+    pub joined: u64,
+    /// Of these, those that have founded a cluster of their own instead.
+    pub apart: u64,
+    /// Brokers that were parked.
+    pub parked: u64,
+    /// Of these, those that were started again on their old disk.
+    pub returned: u64,
+    /// Links that were refused since one of the two was parked.
+    pub refused: u64,
+    /// Frames that only parked brokers hold.
+    pub left_behind: u64,
     /// Virtual microseconds.
     pub lasted: u64,
 }

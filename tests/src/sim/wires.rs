@@ -1,5 +1,6 @@
 //! Links between simulated brokers: dialling, carrying messages, ending.
 
+use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::{LENGTH_BYTES, PeerMessage};
 use bytes::{Bytes, BytesMut};
 
@@ -114,10 +115,27 @@ impl World {
                     self.close(at, replaced);
                 }
             }
-            Ok(Then::Duplicate | Then::Ends) => return self.end_side(link, 1 - from),
+            Ok(Then::Refused(code)) => return self.refuse(at, link, code),
+            Ok(Then::Ends) => return self.end_side(link, 1 - from),
             Err(down) => return self.went_down(at, down),
         }
         self.work(at)
+    }
+
+    /// Ends a link, and says why.
+    pub(super) fn refuse(&mut self, at: usize, number: u64, code: Code) -> Checked {
+        let Some(link) = self.network.links.get(&number) else {
+            return Ok(());
+        };
+        let (ends, end) = (link.ends, usize::from(link.ends[0] != at));
+        self.outcome.refused += u64::from(code == Code::Parked);
+        let message = String::new();
+        self.say(at, number, &PeerMessage::Bye { code, message });
+        self.end_side(number, end)?;
+        if code == Code::OtherFounding {
+            ends.into_iter().for_each(|at| self.give_up(at));
+        }
+        Ok(())
     }
 
     pub(super) fn dial(&mut self, from: usize, to: usize) -> Checked {
@@ -129,7 +147,7 @@ impl World {
         if running.sides.values().any(dials) {
             return Ok(());
         }
-        let is_linked = running.linked().contains_key(&to);
+        let is_linked = running.linked().contains_key(&self.machines[to].id);
         if self.talks {
             let path = self.network.is_open(from, to);
             eprintln!(
@@ -138,7 +156,16 @@ impl World {
                 is_up(to)
             );
         }
-        if is_linked || !is_up(to) || !self.network.is_open(from, to) {
+        if is_linked {
+            // It would find out that there is a link already, and whom it has met.
+            self.machines[from].wants.push(to);
+            let met = self.machines[to].id;
+            if let Some(running) = &mut self.machines[from].running {
+                running.entrance.meet(to, met);
+            }
+            return self.work(from);
+        }
+        if !is_up(to) || !self.network.is_open(from, to) {
             self.machines[from].wants.push(to);
             return Ok(());
         }

@@ -1,12 +1,17 @@
 //! All brokers, and what happens to them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use anabranch_core::id::{BrokerId, RegionName};
 use anabranch_core::vector::VersionVector;
+use anabranch_protocol::error::Code;
 use anabranch_storage::disk::MemoryDisk;
 use fastrand::Rng;
 
 use super::agenda::{Agenda, HOUR, MS, SECOND, Time};
-use super::broker::{self, Down, Running};
+use super::broker::{self, Down, Running, Who};
 use super::client::Client;
+use super::founders;
 use super::mutant::Mutant;
 use super::network::Network;
 use super::plan::{Fault, Plan};
@@ -15,7 +20,7 @@ use super::truth::{Truth, name_of};
 use super::verdict::{Checked, Outcome, Trace, Violation, ensure};
 
 /// Wall clocks begin here, in milliseconds.
-const BEGINNING_MS: u64 = 1_700_000_000_000;
+pub(super) const BEGINNING_MS: u64 = 1_700_000_000_000;
 
 /// A link that was silent for so long is cut.
 pub(super) const SILENCE: Time = 5 * SECOND;
@@ -23,6 +28,9 @@ pub(super) const SILENCE: Time = 5 * SECOND;
 /// How long it may take until all is as it should be, once nothing goes wrong any more. Somebody's
 /// stamps may be an hour ahead.
 const PATIENCE: Time = 2 * HOUR;
+
+/// Far more events than a run has that comes to an end.
+const MOST_EVENTS: u64 = 2_000_000;
 
 /// Something that happens. A number behind a broker is that of its process.
 #[derive(Clone, Debug)]
@@ -43,6 +51,11 @@ pub(super) enum Event {
     /// An end notices that the other one is gone.
     Gone(u64, usize),
     Start(usize),
+    Join(usize),
+    Go(usize),
+    Park(usize),
+    Remove(usize),
+    Return(usize),
     Fault,
     /// A path is as it should be again, unless it was cut anew.
     Heal(usize, usize, u64),
@@ -56,7 +69,14 @@ impl Event {
     fn is_of_noise(&self) -> bool {
         matches!(
             self,
-            Self::Write(_) | Self::Client(_) | Self::Flush(_) | Self::Fault
+            Self::Write(_)
+                | Self::Client(_)
+                | Self::Flush(_)
+                | Self::Fault
+                | Self::Join(_)
+                | Self::Go(_)
+                | Self::Return(_)
+                | Self::Remove(_)
         )
     }
 }
@@ -64,6 +84,8 @@ impl Event {
 /// A machine with a broker on it.
 #[derive(Debug)]
 pub(super) struct Machine {
+    pub(super) id: BrokerId,
+    pub(super) region: RegionName,
     pub(super) disk: MemoryDisk,
     pub(super) running: Option<Running>,
     /// Raised with every start and end of a process.
@@ -84,9 +106,49 @@ pub(super) struct Machine {
     wake_at: Time,
     /// How long until frames that wait are looked at again.
     look: Time,
+    /// When a process has more to say.
+    wakes: BTreeSet<(Time, u64)>,
     pub(super) slow: bool,
     /// Whose power is cut while it is started or runs.
     pub(super) power_cut: bool,
+    /// Whether somebody has written that it was parked.
+    pub(super) parked: bool,
+    /// Whether it has founded a cluster of its own, which cannot become one with the others'.
+    pub(super) apart: bool,
+    /// What it held of those that were parked when it took that over.
+    pub(super) fences: BTreeMap<BrokerId, VersionVector>,
+}
+
+impl Machine {
+    fn new(seed: u64, at: usize, plan: &Plan) -> Self {
+        Self {
+            id: broker::id_of(at),
+            region: broker::region_of(at),
+            disk: MemoryDisk::new(seed.wrapping_mul(31).wrapping_add(at as u64)),
+            running: None,
+            life: 0,
+            starts: at < plan.brokers,
+            skew_ms: 0,
+            held: VersionVector::EMPTY,
+            ever_held: VersionVector::EMPTY,
+            backups: 0,
+            stored: Stored::default(),
+            wants: Vec::new(),
+            wake_at: 0,
+            look: 0,
+            wakes: BTreeSet::new(),
+            slow: false,
+            power_cut: false,
+            parked: false,
+            apart: false,
+            fences: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it has to be equal to all others in the end.
+    pub(super) fn is_in(&self) -> bool {
+        self.starts && !self.parked
+    }
 }
 
 /// All of it.
@@ -114,25 +176,10 @@ impl World {
     pub(super) fn new(seed: u64, mutant: Option<Mutant>) -> Self {
         let mut rng = Rng::with_seed(seed);
         let plan = Plan::of(&mut rng);
-        let machines = (0..plan.brokers).map(|at| Machine {
-            disk: MemoryDisk::new(seed.wrapping_mul(31).wrapping_add(at as u64)),
-            running: None,
-            life: 0,
-            starts: true,
-            skew_ms: 0,
-            held: VersionVector::EMPTY,
-            ever_held: VersionVector::EMPTY,
-            backups: 0,
-            stored: Stored::default(),
-            wants: Vec::new(),
-            wake_at: 0,
-            look: 0,
-            slow: false,
-            power_cut: false,
-        });
+        let machines = (0..plan.machines()).map(|at| Machine::new(seed, at, &plan));
         let mut world = Self {
             machines: machines.collect(),
-            network: Network::new(plan.brokers),
+            network: Network::new(plan.machines()),
             agenda: Agenda::default(),
             truth: Truth::default(),
             clients: vec![Client::default(); plan.clients],
@@ -151,15 +198,30 @@ impl World {
     }
 
     fn begin(&mut self) {
+        let mut late = 50;
+        match self.plan.is_founded_anew {
+            false => {
+                let founders = &mut self.machines[..self.plan.brokers];
+                let founded = founders::found(founders, &mut self.truth);
+                founded.expect("nothing goes wrong yet");
+                for machine in founders {
+                    machine.stored = Stored::founded();
+                }
+            }
+            true => {
+                late = 3000;
+                self.outcome.founded = 1;
+            }
+        }
         for (from, to) in self.network.between() {
             let path = self.network.path_mut(from, to);
             path.latency = self.rng.u64(1..120) * MS;
             path.jitter = self.rng.u64(0..2) * path.latency / 2;
         }
-        for at in 0..self.plan.brokers {
+        for at in 0..self.machines.len() {
             let skew = i64::from(self.rng.u8(..200)) - 100;
             self.machines[at].skew_ms = skew;
-            let late = self.rng.u64(..50) * MS;
+            let late = self.rng.u64(..late) * MS;
             self.agenda.after(late, Event::Start(at));
             self.agenda.after(late, Event::Write(at));
             self.agenda.after(late, Event::Flush(at));
@@ -171,10 +233,14 @@ impl World {
             self.agenda.after(SECOND / 2, Event::Client(client));
         }
         self.agenda.after(self.plan.fault_every, Event::Fault);
+        self.expect_comings();
         self.agenda.at(self.plan.quiet_at, Event::Quiet);
     }
 
     pub(super) fn run(mut self) -> Result<Outcome, Violation> {
+        if self.talks {
+            eprintln!("{:?}", self.plan);
+        }
         while let Some(event) = self.agenda.next() {
             if self.quiet && event.is_of_noise() {
                 continue;
@@ -190,6 +256,8 @@ impl World {
                 Violation(format!("after {} ms: {what}", now / MS))
             })?;
             let patience = PATIENCE + self.plan.quiet_at.max(self.quiet_since());
+            let events = self.outcome.events;
+            ensure(events < MOST_EVENTS, || "it never ends".to_owned())?;
             ensure(now < patience, || self.unequal("not equal after two hours"))?;
         }
         self.check_end()?;
@@ -222,6 +290,11 @@ impl World {
             Event::Silent(link, end, cut) => self.silent(link, end, cut),
             Event::Gone(link, end) => self.end_side(link, end),
             Event::Start(at) => self.start(at),
+            Event::Join(at) => self.join(at),
+            Event::Go(at) => self.go(at),
+            Event::Park(at) => self.park(at),
+            Event::Remove(at) => self.remove(at),
+            Event::Return(at) => self.come_back(at),
             Event::Fault => self.next_fault(),
             Event::Heal(from, to, cut) => {
                 self.heal(from, to, cut);
@@ -261,7 +334,7 @@ impl World {
         let Some(running) = &mut self.machines[at].running else {
             return Ok(());
         };
-        running.may_write();
+        running.attend(now);
         match running.gather((now, now_ms), written, &mut self.truth) {
             Ok(true) => {
                 if self.mutant == Some(Mutant::AckBeforeSync) {
@@ -312,14 +385,23 @@ impl World {
                         self.say(at, link, &message);
                     }
                     if let Some(time) = wake {
-                        let life = self.machines[at].life;
-                        self.agenda.at(time, Event::Wake(at, life));
+                        self.wake_at(at, time);
                     }
                 }
                 Err(down) => return self.went_down(at, down),
             }
         }
         Ok(())
+    }
+
+    /// Once for each moment, however often it is asked for.
+    fn wake_at(&mut self, at: usize, time: Time) {
+        let now = self.agenda.now();
+        let machine = &mut self.machines[at];
+        machine.wakes = machine.wakes.split_off(&(now, machine.life));
+        if machine.wakes.insert((time, machine.life)) {
+            self.agenda.at(time, Event::Wake(at, machine.life));
+        }
     }
 
     fn synced(&mut self, at: usize) -> Checked {
@@ -345,8 +427,14 @@ impl World {
         let Some(running) = &mut self.machines[at].running else {
             return Ok(());
         };
-        if let Err(down) = running.advance(run) {
+        if let Err(down) = running.advance(run, &group) {
             return self.went_down(at, down);
+        }
+        let Some(running) = &mut self.machines[at].running else {
+            return Ok(());
+        };
+        for link in std::mem::take(&mut running.entrance.fenced) {
+            self.refuse(at, link, Code::Parked)?;
         }
         // What it took of links' credit goes back.
         drop(group);
@@ -371,26 +459,52 @@ impl World {
         self.inflict(fault)
     }
 
+    /// What a broker is told when it starts. Of one that has gone for good and was not parked yet
+    /// nobody is told any more.
+    fn who(&self, at: usize) -> Who {
+        let machine = &self.machines[at];
+        let is_named = |&(from, to): &(usize, usize)| {
+            let named = &self.machines[to];
+            from == at && (named.starts || named.parked)
+        };
+        let founds = at < self.plan.brokers;
+        let patience = self.plan.patience.filter(|_| founds);
+        Who {
+            at,
+            id: machine.id,
+            region: machine.region.clone(),
+            named: self.plan.dials.iter().copied().filter(is_named).count(),
+            deadline: patience.map(|patience| self.agenda.now() + patience),
+        }
+    }
+
     /// A broker starts on what its disk has left.
-    fn start(&mut self, at: usize) -> Checked {
+    pub(super) fn start(&mut self, at: usize) -> Checked {
+        let who = self.who(at);
         let machine = &mut self.machines[at];
         if machine.running.is_some() || !machine.starts {
             return Ok(());
         }
-        let opened = broker::open(&machine.disk, at);
+        let opened = broker::open(&machine.disk, who.id);
         let opened = match opened {
             Ok(opened) => opened,
             Err(why) => return self.start_failed(at, why),
         };
         machine.life += 1;
-        let (expected, mutant) = (self.plan.brokers - 1, self.mutant);
         let table = Table::restored(machine.stored.clone());
-        let (running, _) = Running::new(at, expected, opened, table, mutant);
+        let deadline = who.deadline;
+        if self.talks {
+            eprintln!("{:>14} {:?}", "", opened.recovery);
+        }
+        let (running, _) = Running::new(who, opened, table, self.mutant);
         machine.running = Some(running);
+        if let Some(deadline) = deadline {
+            self.agenda.at(deadline, Event::Wake(at, machine.life));
+        }
         self.check_start(at)?;
         self.outcome.restarts += 1;
         self.dial_wanted(at);
-        for other in 0..self.plan.brokers {
+        for other in 0..self.machines.len() {
             if self.machines[other].wants.contains(&at) {
                 self.dial_wanted(other);
             }
