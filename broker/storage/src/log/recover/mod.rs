@@ -209,6 +209,8 @@ pub(crate) fn open(
     disk.create_dir(&dir).map_err(io_at("create", &dir))?;
     disk.sync_dir(data_dir).map_err(io_at("sync", data_dir))?;
     let names = inspect::tidy(&*disk, &dir)?;
+    // Of the names that are found some may be in memory only, if a sync has failed in this boot.
+    disk.sync_dir(&dir).map_err(io_at("sync", &dir))?;
     let trims = load_trims(&*disk, &dir)?;
     let found = mark::find(&*disk, data_dir).map_err(io_at("read the mark in", data_dir))?;
     let proof = mark::judge(&*disk, data_dir, found.mark.as_ref(), !names.is_empty())

@@ -344,3 +344,32 @@ fn a_sealer_that_panics_is_a_failure_of_the_log() {
     };
     assert!(failed.to_string().contains("panicked"), "{failed}");
 }
+
+/// A segment has its name, and the sync of the directory fails: the process ends, the next one finds
+/// the segment in the system's memory, and writes to it.
+#[test]
+fn a_segment_is_there_after_a_power_cut_though_the_directory_was_synced_by_a_later_start_only() {
+    let fill = |model: &mut Model, broker: &mut Broker| {
+        (0..12).try_for_each(|_| model.group(broker, &[2], 300))
+    };
+    let fails_at = |operation: u64, seed: u64| {
+        let disk = MemoryDisk::new(seed);
+        let mut model = Model::default();
+        let mut broker = open(&disk).unwrap();
+        disk.inject(disk.operations() + operation, Fault::Io);
+        // Some may fail without harm, and some later ones at the start.
+        let _ = fill(&mut model, &mut broker);
+        drop(broker);
+        let mut broker = open(&disk).or_else(|_| open(&disk)).unwrap();
+        model.check(&broker);
+        // What was not written was not sent, either.
+        model.used.clear();
+        let _ = model.group(&mut broker, &[1], 10);
+        drop(broker);
+        disk.power_cycle();
+        model.check(&open(&disk).unwrap());
+    };
+    for seed in 0..20 {
+        (1..100).for_each(|operation| fails_at(operation, seed));
+    }
+}
