@@ -13,7 +13,7 @@ const SEEDS: u64 = 1500;
 const MUTANT_SEEDS: u64 = 1500;
 
 /// Seeds that have found something once, beyond those of the ordinary run.
-const TELLING: [u64; 4] = [1513, 6541, 10_559, 11_458];
+const TELLING: [u64; 2] = [2487, 2815];
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
