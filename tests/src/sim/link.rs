@@ -8,7 +8,6 @@ use anabranch_core::entry::{Greeting, Unfit};
 use anabranch_core::exchange::Ask;
 use anabranch_core::id::{BrokerId, Position};
 use anabranch_core::stability::Report;
-use anabranch_core::vector::VersionVector;
 use anabranch_protocol::error::Code;
 use anabranch_protocol::peer::block::{Block, BlockReader, BlockWriter, Item, item_bytes};
 use anabranch_protocol::peer::{Decoder, Encoder, Hello, PeerMessage, Told};

@@ -24,7 +24,7 @@ use anabranch_core::recall::Recall;
 use anabranch_core::stability::{Report, Rising};
 use anabranch_core::vector::VersionVector;
 use anabranch_protocol::error::Code;
-use anabranch_protocol::peer::Hello;
+use anabranch_protocol::peer::{Heads, Hello};
 use anabranch_storage::tables::Tables;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -78,6 +78,8 @@ struct Link {
     behind: Lag,
     /// What the peer said of itself first.
     greeting: Greeting,
+    /// The last frames that it held then.
+    heads: Heads,
     /// Ends the link, with the reason.
     ended: watch::Sender<Option<Error>>,
 }
@@ -312,6 +314,7 @@ impl Regions {
             ahead: Lag::default(),
             behind: Lag::default(),
             greeting,
+            heads: hello.heads.clone(),
             dialled,
             since: Instant::now(),
             asks,

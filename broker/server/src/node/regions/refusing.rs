@@ -97,7 +97,7 @@ impl State {
             return false;
         };
         let (sequence, chain) = frame;
-        match link.hello.heads.get(&origin) {
+        match link.heads.get(&origin) {
             Some(&(held, held_chain)) if held == sequence => held_chain == chain,
             Some(&(held, _)) if held > sequence => true,
             _ => {
