@@ -31,6 +31,7 @@
 //! | [`lag`] | how far somebody is behind, in time and bytes |
 //! | [`total`] | one order of all records, the same in every region |
 //! | [`lww`] | rows where the last writer wins |
+//! | [`document`] | rows that are JSON documents, whose fields merge |
 //! | [`limits`] | every limit, with its reason |
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
@@ -41,6 +42,7 @@ pub mod clock;
 pub mod cursor;
 pub mod definition;
 pub mod entry;
+pub mod document;
 pub mod exchange;
 pub mod frame;
 pub mod gap;

@@ -69,3 +69,21 @@ pub const PRODUCER_WINDOW: usize = 5;
 
 /// Producers remembered. The one that was silent longest is forgotten first.
 pub const MAX_PRODUCERS: usize = 100_000;
+
+/// Deepest nesting of a document, its top counted as one. Whatever walks a document may recurse.
+pub const MAX_DOCUMENT_DEPTH: usize = 64;
+
+/// Largest document, in bytes of its binary form. Every change writes the row anew.
+pub const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
+
+/// Most elements of an array in a document. What is inserted concurrently is ordered by walking over them.
+pub const MAX_ARRAY_ELEMENTS: usize = 10_000;
+
+/// Longest number in a document, in characters as written.
+pub const MAX_NUMBER_BYTES: usize = 128;
+
+/// Most operations in one patch. Bounds the work of one record.
+pub const MAX_PATCH_OPERATIONS: usize = 10_000;
+
+/// Most digits behind the point of a number that counts. Amounts of any scale add up exactly in 128 bits.
+pub const MAX_AMOUNT_SCALE: u8 = 12;

@@ -39,6 +39,12 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When fewer are left.
     pub fn take(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
+    /// What is still to be read.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
         let (head, rest) = self.rest.split_at_checked(n).ok_or(Malformed)?;
         self.rest = rest;
         Ok(head)
@@ -96,6 +102,17 @@ impl<'a> Reader<'a> {
             return Ok(u64::from(first));
         }
         self.long_varint()
+    }
+
+    /// Unsigned LEB128 that is as short as its value allows: there is one form of each number.
+    #[inline]
+    pub(crate) fn shortest_varint(&mut self) -> Result<u64, Malformed> {
+        let before = self.rest.len();
+        let value = self.varint()?;
+        match before - self.rest.len() == varint_len(value) {
+            true => Ok(value),
+            false => Err(Malformed),
+        }
     }
 
     fn long_varint(&mut self) -> Result<u64, Malformed> {

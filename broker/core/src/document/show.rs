@@ -1,0 +1,153 @@
+//! What a reader sees of a row.
+
+use super::amount::Amount;
+use super::anchors::Anchors;
+use super::form::{ARRAY, NULL, OBJECT, put_bytes, put_framed};
+use super::tree::{Array, Body, Candidate, Fields, Free, Slot, are_fields_free, deeper, is_free};
+use crate::id::Dot;
+use crate::wire::Malformed;
+
+/// What shows of a cell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shown {
+    Nothing,
+    /// A number with increments on it.
+    Number(Amount),
+    /// One of its candidates.
+    One(usize),
+}
+
+/// What shows of a cell: the candidate with the greatest stamp. If that is a number or an
+/// increment, it is the number with the greatest stamp with all increments on it.
+pub(super) fn shown(cell: &[Candidate<'_>]) -> Shown {
+    if let [Candidate { body, .. }] = cell
+        && !matches!(body, Body::Count(_))
+    {
+        return Shown::One(0);
+    }
+    let stamped = cell.iter().enumerate();
+    let Some((winner, _)) = stamped.max_by_key(|(_, candidate)| candidate.stamp()) else {
+        return Shown::Nothing;
+    };
+    let count = cell.iter().find_map(|candidate| match &candidate.body {
+        Body::Count(count) => Some(count.sum()),
+        _ => None,
+    });
+    match count {
+        Some(sum) if counts(&cell[winner]).is_some() => Shown::Number(sum + number(cell)),
+        _ => Shown::One(winner),
+    }
+}
+
+/// The amount of a number, nothing of increments, and `None` of what is neither.
+fn counts(candidate: &Candidate<'_>) -> Option<Amount> {
+    match &candidate.body {
+        Body::Count(_) => Some(Amount::ZERO),
+        Body::Plain(plain) => plain.amount(),
+        _ => None,
+    }
+}
+
+/// The number that was written last.
+fn number(cell: &[Candidate<'_>]) -> Amount {
+    let numbers = cell.iter().filter_map(|candidate| match &candidate.body {
+        Body::Plain(plain) => Some((candidate.stamp(), plain.amount()?)),
+        _ => None,
+    });
+    let last = numbers.max_by_key(|(stamp, _)| *stamp);
+    last.map_or(Amount::ZERO, |(_, amount)| amount)
+}
+
+/// Writes plain values of what is stored.
+pub(super) struct Showing<'s> {
+    pub(super) anchors: &'s Anchors,
+}
+
+impl Showing<'_> {
+    pub(super) fn cell(
+        &self,
+        cell: &[Candidate<'_>],
+        around: Dot,
+        out: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), Malformed> {
+        let depth = deeper(depth)?;
+        let at = match shown(cell) {
+            // No cell is kept that holds nothing.
+            Shown::Nothing => {
+                out.push(NULL);
+                return Ok(());
+            }
+            Shown::Number(amount) => {
+                let (kind, payload) = amount.to_payload();
+                out.push(kind);
+                out.extend_from_slice(&payload);
+                return Ok(());
+            }
+            Shown::One(at) => at,
+        };
+        match &cell[at].body {
+            Body::Plain(plain) => {
+                out.push(plain.kind);
+                out.extend_from_slice(&plain.payload);
+                Ok(())
+            }
+            Body::Object(object) => self.fields(&object.fields, object.identity, out, depth),
+            Body::Implicit(implicit) => self.fields(&implicit.fields, around, out, depth),
+            Body::Array(array) => self.array(array, out, depth),
+            Body::Count(_) => Err(Malformed),
+        }
+    }
+
+    fn slot(
+        &self,
+        slot: &Slot<'_>,
+        around: Dot,
+        out: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), Malformed> {
+        match slot {
+            Slot::Raw(bytes) if is_free(bytes, Free::OfMetadata, depth)? => {
+                out.extend_from_slice(bytes);
+                Ok(())
+            }
+            slot => self.cell(&slot.view(around, self.anchors)?, around, out, depth),
+        }
+    }
+
+    fn fields(
+        &self,
+        fields: &Fields<'_>,
+        around: Dot,
+        out: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), Malformed> {
+        out.push(OBJECT);
+        if let Fields::Raw(bytes) = fields
+            && are_fields_free(bytes, Free::OfMetadata, depth)?
+        {
+            put_bytes(out, bytes);
+            return Ok(());
+        }
+        let fields = fields.view()?;
+        let mut result = Ok(());
+        put_framed(out, |out| {
+            result = fields.iter().try_for_each(|field| {
+                put_bytes(out, field.key.as_bytes());
+                self.slot(&field.slot, around, out, depth)
+            });
+        });
+        result
+    }
+
+    fn array(&self, array: &Array<'_>, out: &mut Vec<u8>, depth: usize) -> Result<(), Malformed> {
+        out.push(ARRAY);
+        let elements = array.elements(self.anchors)?;
+        let mut result = Ok(());
+        put_framed(out, |out| {
+            let mut slots = elements.iter();
+            result = slots.try_for_each(|slot| self.slot(slot, array.identity, out, depth));
+        });
+        result
+    }
+}

@@ -1,0 +1,604 @@
+//! Random histories: some regions write one row, frames travel in causal order and at random speed,
+//! metadata is dropped at random times. Engine and reference go through the same.
+
+use std::rc::Rc;
+
+use super::reference::{Author, Mutant, Row};
+use crate::clock::HybridTimestamp;
+use crate::document::{
+    Amount, Anchors, Change, Document, Edit, Patch, Pointer, Stored, Value, ValueBuf, Wish,
+    Written, is_unsettled, json,
+};
+use crate::id::{BrokerId, Dot, Epoch, Origin, Sequence};
+use crate::lww::Stamp;
+use crate::vector::VersionVector;
+
+/// A small generator of random numbers: the same seed gives the same history.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(super) fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    pub(super) fn percent(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// What a record says, as it travels.
+#[derive(Clone)]
+enum Record {
+    Put(Vec<u8>),
+    Delete,
+    Patch(Vec<u8>),
+}
+
+struct Frame {
+    sequence: Sequence,
+    timestamp: HybridTimestamp,
+    context: Rc<VersionVector>,
+    records: Vec<Record>,
+}
+
+struct Replica {
+    origin: Origin,
+    applied: VersionVector,
+    clock: u64,
+    skew: u64,
+    /// What each region had applied, as its newest frame here says.
+    known: Vec<VersionVector>,
+    anchors: Anchors,
+    stored: Option<Vec<u8>>,
+    reference: Row,
+    forgets: bool,
+}
+
+/// What a history came to.
+#[derive(Default, Clone, Copy, Debug)]
+pub(super) struct Tally {
+    pub(super) edits: usize,
+    pub(super) refused: usize,
+    /// Times at which two regions held the same frames.
+    pub(super) compared: usize,
+    /// Times at which the stored form was settled and shrank.
+    pub(super) settled: usize,
+}
+
+pub(super) struct History {
+    random: Random,
+    mutant: Option<Mutant>,
+    now: u64,
+    replicas: Vec<Replica>,
+    logs: Vec<Vec<Frame>>,
+    tally: Tally,
+}
+
+/// Runs one history; tells what went wrong.
+pub(super) fn run(seed: u64, mutant: Option<Mutant>) -> Result<Tally, String> {
+    let mut history = History::new(seed, mutant);
+    let steps = 20 + history.random.below(100);
+    for _ in 0..steps {
+        history.step()?;
+    }
+    history.finish()?;
+    Ok(history.tally)
+}
+
+fn origin(replica: usize) -> Origin {
+    Origin {
+        broker: BrokerId::new(replica as u64 + 1),
+        epoch: Epoch::new(1),
+    }
+}
+
+impl History {
+    fn new(seed: u64, mutant: Option<Mutant>) -> Self {
+        let mut random = Random::new(seed);
+        let regions = 3 + random.below(4);
+        let replica = |n: usize, random: &mut Random| Replica {
+            origin: origin(n),
+            applied: VersionVector::EMPTY,
+            clock: 0,
+            skew: if random.percent(30) { 50 } else { 0 },
+            known: vec![VersionVector::EMPTY; regions],
+            anchors: Anchors::default(),
+            stored: None,
+            reference: Row::default(),
+            forgets: n > 0,
+        };
+        let replicas = (0..regions).map(|n| replica(n, &mut random)).collect();
+        Self {
+            random,
+            mutant,
+            now: 0,
+            replicas,
+            logs: (0..regions).map(|_| Vec::new()).collect(),
+            tally: Tally::default(),
+        }
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        self.now += 1;
+        let at = self.random.below(self.replicas.len());
+        if self.random.percent(35) {
+            self.write(at)?;
+        } else {
+            let from = self.random.below(self.replicas.len());
+            self.deliver(at, from)?;
+        }
+        if self.random.percent(40) {
+            self.settle(at)?;
+        }
+        self.compare(at)
+    }
+
+    fn write(&mut self, at: usize) -> Result<(), String> {
+        let mut records = Vec::new();
+        let replica = &mut self.replicas[at];
+        replica.clock = (replica.clock + 1).max(self.now + replica.skew);
+        let sequence = replica.applied.get(replica.origin).next();
+        let timestamp = HybridTimestamp::from_millis(1_000_000 + replica.clock);
+        let context = Rc::new(replica.applied.clone());
+        replica.anchors.cover(replica.origin, sequence, timestamp);
+        for _ in 0..1 + self.random.below(3) {
+            let index = records.len() as u32;
+            let replica = &mut self.replicas[at];
+            let dot = Dot {
+                origin: replica.origin,
+                sequence,
+                index,
+            };
+            let written = Written {
+                dot,
+                timestamp: timestamp.of_record(index),
+                context: &context,
+            };
+            let record = make(replica, &written, &mut self.random, &mut self.tally)?;
+            if let Some(record) = record {
+                apply(replica, &record, &written, self.mutant)?;
+                records.push(record);
+            }
+        }
+        self.replicas[at].applied.advance(origin(at), sequence);
+        self.note(at, at);
+        self.logs[at].push(Frame {
+            sequence,
+            timestamp,
+            context,
+            records,
+        });
+        Ok(())
+    }
+
+    /// Takes over the next frame of another region, if it is there and what it follows is here.
+    fn deliver(&mut self, at: usize, from: usize) -> Result<bool, String> {
+        let replica = &mut self.replicas[at];
+        let next = replica.applied.get(origin(from)).get() as usize;
+        let Some(frame) = self.logs[from].get(next).filter(|_| from != at) else {
+            return Ok(false);
+        };
+        let gated = self.mutant != Some(Mutant::NoCausalGate);
+        if gated && !replica.applied.covers(&frame.context) {
+            return Ok(false);
+        }
+        replica.clock = replica.clock.max(frame.timestamp.millis() - 1_000_000);
+        replica
+            .anchors
+            .cover(origin(from), frame.sequence, frame.timestamp);
+        for (index, record) in frame.records.iter().enumerate() {
+            let index = index as u32;
+            let dot = Dot {
+                origin: origin(from),
+                sequence: frame.sequence,
+                index,
+            };
+            let written = Written {
+                dot,
+                timestamp: frame.timestamp.of_record(index),
+                context: &frame.context,
+            };
+            apply(replica, record, &written, self.mutant)?;
+        }
+        replica.applied.advance(origin(from), frame.sequence);
+        replica.known[from].merge(&frame.context);
+        self.note(at, from);
+        Ok(true)
+    }
+
+    fn note(&mut self, at: usize, from: usize) {
+        let replica = &mut self.replicas[at];
+        let sequence = replica.applied.get(origin(from));
+        replica.known[from].advance(origin(from), sequence);
+        replica.known[at] = replica.applied.clone();
+    }
+
+    fn settle(&mut self, at: usize) -> Result<(), String> {
+        let replica = &mut self.replicas[at];
+        let mut stable = replica.applied.clone();
+        for known in &replica.known {
+            stable = stable.least(known);
+        }
+        if replica.forgets {
+            let strips = self.mutant == Some(Mutant::StripsBeforeStable);
+            let of_reference = if strips { &replica.applied } else { &stable };
+            replica.reference.strip(of_reference, self.mutant);
+        }
+        let Some(stored) = &replica.stored else {
+            return Ok(());
+        };
+        let mut document = open(stored, &replica.anchors)?;
+        let before = document.value().map_err(|e| e.to_string())?;
+        document.settle(&stable).map_err(|e| e.to_string())?;
+        let mut settled = Vec::new();
+        if document.store(&mut settled) == Stored::Nothing {
+            return Err("a row is gone by settling".into());
+        }
+        let after = open(&settled, &replica.anchors)?.value();
+        let after = after.map_err(|e| e.to_string())?;
+        if before != after {
+            return Err(format!(
+                "settling {stable:?} changes {before:?} into {after:?}"
+            ));
+        }
+        self.tally.settled += usize::from(settled.len() < stored.len());
+        replica.stored = Some(settled);
+        Ok(())
+    }
+
+    /// Whoever holds the same frames has the same rows; engine and reference have them always.
+    fn compare(&mut self, at: usize) -> Result<(), String> {
+        let replica = &self.replicas[at];
+        let shown = show(replica)?;
+        let expected = replica.reference.json();
+        if shown != expected {
+            return Err(format!("{at}: engine {shown:?}, reference {expected:?}"));
+        }
+        for (n, other) in self.replicas.iter().enumerate() {
+            if n == at || other.applied != replica.applied {
+                continue;
+            }
+            self.tally.compared += 1;
+            let other = show(other)?;
+            if shown != other {
+                return Err(format!("{at} has {shown:?}, {n} has {other:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Delivers everything, a few times with empty frames, which say what was applied.
+    fn finish(&mut self) -> Result<(), String> {
+        for round in 0..5 {
+            while self.deliver_all()? {}
+            for at in 0..self.replicas.len() {
+                self.compare(at)?;
+                let replica = &self.replicas[at];
+                if replica.applied != self.replicas[0].applied {
+                    return Err("a frame never came".into());
+                }
+            }
+            for at in 0..self.replicas.len() {
+                self.write_nothing(at);
+                if round > 2 {
+                    self.settle(at)?;
+                }
+            }
+        }
+        self.replicas.iter().try_for_each(is_settled)
+    }
+
+    fn deliver_all(&mut self) -> Result<bool, String> {
+        let mut moved = false;
+        for at in 0..self.replicas.len() {
+            for from in 0..self.replicas.len() {
+                while self.deliver(at, from)? {
+                    moved = true;
+                    if self.random.percent(20) {
+                        self.settle(at)?;
+                    }
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    fn write_nothing(&mut self, at: usize) {
+        let replica = &mut self.replicas[at];
+        replica.clock += 1;
+        let sequence = replica.applied.get(replica.origin).next();
+        let context = Rc::new(replica.applied.clone());
+        replica.applied.advance(replica.origin, sequence);
+        self.logs[at].push(Frame {
+            sequence,
+            timestamp: HybridTimestamp::from_millis(1_000_000 + self.replicas[at].clock),
+            context,
+            records: Vec::new(),
+        });
+        self.note(at, at);
+    }
+}
+
+fn open<'a>(stored: &'a [u8], anchors: &'a Anchors) -> Result<Document<'a>, String> {
+    Document::open(stored, anchors).map_err(|error| error.to_string())
+}
+
+fn show(replica: &Replica) -> Result<Option<String>, String> {
+    let Some(stored) = &replica.stored else {
+        return Ok(None);
+    };
+    let value = open(stored, &replica.anchors)?.value();
+    Ok(value
+        .map_err(|error| error.to_string())?
+        .map(|value| value.to_string()))
+}
+
+fn is_settled(replica: &Replica) -> Result<(), String> {
+    let stripped = !replica.forgets || replica.reference.is_stripped();
+    let settled = replica
+        .stored
+        .as_deref()
+        .is_none_or(|row| !is_unsettled(row));
+    match stripped && settled {
+        true => Ok(()),
+        false => Err(format!(
+            "{}: metadata is left: {:?}",
+            replica.origin, replica.stored
+        )),
+    }
+}
+
+fn apply(
+    replica: &mut Replica,
+    record: &Record,
+    written: &Written<'_>,
+    mutant: Option<Mutant>,
+) -> Result<(), String> {
+    let origin = written.dot.origin;
+    let change = match record {
+        Record::Put(value) => Change::Put(Value::decode(value).map_err(|e| e.to_string())?),
+        Record::Delete => Change::Delete,
+        Record::Patch(bytes) => {
+            Change::Patch(Patch::decode(bytes, origin).map_err(|e| e.to_string())?)
+        }
+    };
+    let stored = replica.stored.take();
+    let mut document = match &stored {
+        Some(stored) => open(stored, &replica.anchors)?,
+        None => Document::new(&replica.anchors),
+    };
+    document
+        .apply(&change, written)
+        .map_err(|e| e.to_string())?;
+    let mut out = Vec::new();
+    let left = document.store(&mut out);
+    replica.stored = (left == Stored::Row).then_some(out);
+    let author = Author {
+        dot: written.dot,
+        stamp: Stamp {
+            timestamp: written.timestamp,
+            origin,
+        },
+        context: Rc::new(written.context.clone()),
+        mutant,
+    };
+    replica.reference.apply(&change, &author);
+    Ok(())
+}
+
+/// Makes a record, or none where what is asked for is refused.
+fn make(
+    replica: &Replica,
+    written: &Written<'_>,
+    random: &mut Random,
+    tally: &mut Tally,
+) -> Result<Option<Record>, String> {
+    let Some(stored) = &replica.stored else {
+        return Ok(Some(Record::Put(object(random).into_bytes())));
+    };
+    match random.below(100) {
+        0..5 => return Ok(Some(Record::Put(object(random).into_bytes()))),
+        5..9 => return Ok(Some(Record::Delete)),
+        _ => {}
+    }
+    let mut document = open(stored, &replica.anchors)?;
+    let mut asked = Vec::new();
+    for _ in 0..1 + random.below(3) {
+        let shown = document.value().map_err(|e| e.to_string())?;
+        let shown = shown.ok_or("a stored row shows nothing")?;
+        asked.push(ask(shown.value(), random));
+    }
+    let edits: Vec<Edit<'_>> = asked.iter().map(Asked::edit).collect();
+    tally.edits += edits.len();
+    let Ok(patch) = document.resolve(&edits, written) else {
+        tally.refused += edits.len();
+        return Ok(None);
+    };
+    let bytes = patch.encode(written.dot.origin);
+    let mut again = open(stored, &replica.anchors)?;
+    let patch = Patch::decode(&bytes, written.dot.origin).map_err(|e| e.to_string())?;
+    again
+        .apply(&Change::Patch(patch), written)
+        .map_err(|e| e.to_string())?;
+    let (resolved, applied) = (document.value(), again.value());
+    match resolved == applied {
+        true => Ok(Some(Record::Patch(bytes))),
+        false => Err(format!("resolved to {resolved:?}, applied to {applied:?}")),
+    }
+}
+
+/// An edit that owns what it is made of.
+pub(super) struct Asked {
+    pointer: Pointer,
+    wish: &'static str,
+    value: ValueBuf,
+}
+
+impl Asked {
+    pub(super) fn edit(&self) -> Edit<'_> {
+        let value = self.value.value();
+        let wish = match self.wish {
+            "set" => Wish::Set(value),
+            "unset" => Wish::Unset,
+            "inc" => Wish::Inc(value.as_amount().unwrap_or(Amount::ZERO)),
+            "reset" => Wish::Reset,
+            "insert" => Wish::Insert(value),
+            "append" => Wish::Append(value),
+            "delete" => Wish::Delete,
+            other => panic!("no operation {other:?}"),
+        };
+        Edit {
+            pointer: &self.pointer,
+            wish,
+        }
+    }
+}
+
+pub(super) fn asked(wish: &'static str, pointer: &str, value: ValueBuf) -> Asked {
+    Asked {
+        pointer: Pointer::parse(pointer).expect("a pointer"),
+        wish,
+        value,
+    }
+}
+
+/// Something that might be done to a document like this.
+fn ask(shown: Value<'_>, random: &mut Random) -> Asked {
+    let mut pointer = String::new();
+    let mut inside = shown;
+    loop {
+        if inside.bytes()[0] == crate::document::form::ARRAY {
+            let length = inside.elements().count();
+            let index = random.below(length + 1);
+            let element = inside.elements().nth(index);
+            let holds = element.is_some_and(|element| !is_scalar(element));
+            if let Some(element) = element.filter(|_| holds && random.percent(60)) {
+                pointer.push_str(&format!("/{index}"));
+                inside = element;
+                continue;
+            }
+            return ask_array(&pointer, index, element, random);
+        }
+        let key = ["a", "b", "c"][random.below(3)];
+        let field = inside.fields().find(|(held, _)| *held == key);
+        let field = field.map(|(_, value)| value);
+        pointer.push_str(&format!("/{key}"));
+        match field {
+            Some(value) if !is_scalar(value) && random.percent(75) => inside = value,
+            None if random.percent(40) => {
+                for _ in 0..1 + random.below(2) {
+                    pointer.push_str(["/a", "/b", "/c"][random.below(3)]);
+                }
+                let wish = if random.percent(30) { "inc" } else { "set" };
+                return asked(wish, &pointer, value_for(wish, random));
+            }
+            field => return ask_field(&pointer, field, random),
+        }
+    }
+}
+
+fn ask_field(pointer: &str, field: Option<Value<'_>>, random: &mut Random) -> Asked {
+    let counts = field.is_none_or(|value| value.as_amount().is_some());
+    let wish = match random.below(100) {
+        0..50 if counts => "inc",
+        50..65 if counts => "reset",
+        0..80 => "set",
+        _ => "unset",
+    };
+    asked(wish, pointer, value_for(wish, random))
+}
+
+fn ask_array(
+    pointer: &str,
+    index: usize,
+    element: Option<Value<'_>>,
+    random: &mut Random,
+) -> Asked {
+    let counts = element.is_some_and(|value| value.as_amount().is_some());
+    let wish = match random.below(100) {
+        0..25 => "delete",
+        25..35 => "set",
+        35..45 if counts => "inc",
+        45..50 if counts => "reset",
+        50..60 => "append",
+        _ => "insert",
+    };
+    let value = value_for(wish, random);
+    match wish {
+        "append" => asked(wish, pointer, value),
+        _ => asked(wish, &format!("{pointer}/{index}"), value),
+    }
+}
+
+fn value_for(wish: &str, random: &mut Random) -> ValueBuf {
+    match wish {
+        "inc" => {
+            let amounts = ["1", "2", "-3", "0.5", "7"];
+            json::parse(amounts[random.below(amounts.len())]).expect("a number")
+        }
+        _ => literal(random, 0),
+    }
+}
+
+fn is_scalar(value: Value<'_>) -> bool {
+    let text = value.to_string();
+    !text.starts_with(['{', '['])
+}
+
+fn object(random: &mut Random) -> ValueBuf {
+    let mut text = String::new();
+    write_object(random, 0, &mut text);
+    json::parse(&text).expect("JSON")
+}
+
+pub(super) fn literal(random: &mut Random, depth: usize) -> ValueBuf {
+    let mut text = String::new();
+    write_literal(random, depth, &mut text);
+    json::parse(&text).expect("JSON")
+}
+
+fn write_literal(random: &mut Random, depth: usize, text: &mut String) {
+    match random.below(100) {
+        0..25 => text.push_str(&random.below(100).to_string()),
+        25..30 => text.push_str(["1.50", "2e3", "-0", "0.25"][random.below(4)]),
+        30..40 => text.push_str(&format!("\"s{}\"", random.below(100))),
+        40..45 => text.push_str(["null", "true", "false"][random.below(3)]),
+        45..65 if depth < 3 => write_object(random, depth, text),
+        65..95 if depth < 3 => {
+            text.push('[');
+            for n in 0..random.below(4) {
+                text.push_str(if n > 0 { "," } else { "" });
+                write_literal(random, depth + 1, text);
+            }
+            text.push(']');
+        }
+        _ => text.push_str(&random.below(10).to_string()),
+    }
+}
+
+fn write_object(random: &mut Random, depth: usize, text: &mut String) {
+    text.push('{');
+    let mut first = true;
+    for key in ["a", "b", "c"] {
+        if random.percent(50) {
+            text.push_str(if first { "" } else { "," });
+            first = false;
+            text.push_str(&format!("\"{key}\":"));
+            write_literal(random, depth + 1, text);
+        }
+    }
+    text.push('}');
+}
