@@ -3,10 +3,10 @@
 use super::amount::Amount;
 use super::anchors::{Anchors, Mark};
 use super::change::{Action, Into, Operation, Place, Step};
+use super::fields::Fields;
 use super::form::{CELL, COUNT, IMPLICIT, KIND, MARKED};
 use super::tree::{
-    Array, Body, Candidate, Cell, Count, Field, Fields, Implicit, Slot, TailOperation, Unseen,
-    deeper,
+    Array, Body, Candidate, Cell, Count, Implicit, Slot, TailOperation, Unseen, deeper,
 };
 use crate::id::Dot;
 use crate::wire::Malformed;
@@ -88,26 +88,16 @@ impl Applying<'_> {
         let Place::Key(key) = way.first_place() else {
             return Ok(());
         };
-        let fields = fields.open()?;
-        let (at, is_new) = match fields.binary_search_by(|field| field.key.cmp(key)) {
-            Ok(at) => (at, false),
-            Err(at) => {
-                let slot = Slot::Open(Vec::new());
-                fields.insert(at, Field { key, slot });
-                (at, true)
-            }
-        };
-        let cell = match &mut fields[at].slot {
-            Slot::Raw(stored) if way.replaces(stored) => {
-                fields[at].slot = Slot::Open(Vec::new());
-                fields[at].slot.open(around, self.anchors)?
-            }
-            slot => slot.open(around, self.anchors)?,
-        };
+        let part = fields.part(key)?;
+        let slot = fields.slot(part);
+        // What a set replaces need not be opened.
+        if matches!(slot, Slot::Raw(stored) if way.replaces(stored)) {
+            *slot = Slot::Open(Vec::new());
+        }
+        let cell = slot.open(around, self.anchors)?;
         self.on_cell(cell, around, way)?;
         if cell.is_empty() {
-            debug_assert!(is_new || way.path.is_empty());
-            fields.remove(at);
+            fields.remove(part);
         }
         Ok(())
     }
@@ -162,7 +152,7 @@ impl Applying<'_> {
         let at = cell.iter().position(is_implicit).unwrap_or_else(|| {
             let implicit = Implicit {
                 presence: Vec::new(),
-                fields: Fields::Open(Vec::new()),
+                fields: Fields::NONE,
             };
             cell.push(Candidate {
                 mark: None,
@@ -318,14 +308,14 @@ impl Applying<'_> {
             return Ok(false);
         }
         let mut left = Vec::new();
-        for mut field in std::mem::take(implicit.fields.open()?) {
+        for mut field in implicit.fields.take()? {
             let cell = field.slot.open(around, self.anchors)?;
             self.remove_seen(cell, around, depth)?;
             if !cell.is_empty() {
                 left.push(field);
             }
         }
-        implicit.fields = Fields::Open(left);
+        implicit.fields.put_back(left);
         Ok(true)
     }
 }

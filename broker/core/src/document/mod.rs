@@ -13,6 +13,7 @@
 //! | `change` | operations and their binary form |
 //! | `resolve` | from what a user asks for to operations that say what they act on |
 //! | `tree` | a stored row, opened as far as somebody looks |
+//! | `fields` | the fields of an object, opened one by one |
 //! | `apply` | what an operation does to it |
 //! | `sequence` | the elements of an array under concurrent operations |
 //! | `settle` | dropping what only concurrent operations need |
@@ -27,6 +28,7 @@ mod amount;
 mod anchors;
 mod apply;
 mod change;
+mod fields;
 mod form;
 pub mod json;
 mod resolve;

@@ -8,8 +8,9 @@ use std::fmt;
 
 use super::amount::Amount;
 use super::change::{Action, Into, Operation, Patch, Place, Step};
+use super::fields::Fields;
 use super::show::{Shown, shown};
-use super::tree::{Array, Body, Candidate, Fields};
+use super::tree::{Array, Body, Candidate};
 use super::value::Value;
 use super::{Document, Written};
 use crate::id::Dot;
@@ -260,10 +261,10 @@ impl<'a> Finding<'_, 'a> {
         let tokens = &self.edit.pointer.0;
         let key = tokens[depth].as_str();
         let place = Place::Key(key);
-        let fields = fields.map(Fields::view).transpose()?.unwrap_or_default();
-        let found = fields.binary_search_by(|field| field.key.cmp(key)).ok();
-        let slot = found.map(|at| &fields[at].slot);
-        let cell = slot.map(|slot| slot.view(around, self.document.anchors));
+        let slot = fields.map(|fields| fields.find(key)).transpose()?.flatten();
+        let cell = slot
+            .as_ref()
+            .map(|slot| slot.view(around, self.document.anchors));
         let cell = cell.transpose()?.unwrap_or_default();
         let is_append = matches!(self.edit.wish, Wish::Append(_));
         if depth + 1 == tokens.len() && !is_append {

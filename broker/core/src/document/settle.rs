@@ -6,10 +6,11 @@
 
 use super::amount::Amount;
 use super::anchors::{Anchors, Mark};
+use super::fields::Fields;
 use super::show::{Shown, shown};
 use super::tree::{
-    Array, Body, Candidate, Cell, Count, Elements, Fields, Free, Plain, Slot, TailOperation,
-    are_fields_free, deeper, is_free,
+    Array, Body, Candidate, Cell, Count, Elements, Free, Plain, Slot, TailOperation, deeper,
+    is_free,
 };
 use crate::id::Dot;
 use crate::wire::Malformed;
@@ -74,15 +75,12 @@ impl Settling<'_> {
     }
 
     fn fields(&self, fields: &mut Fields<'_>, around: Dot, depth: usize) -> Result<(), Malformed> {
-        if let Fields::Raw(bytes) = fields
-            && (!self.raw_is_unsettled || are_fields_free(bytes, Free::OfMarks, depth)?)
-        {
-            return Ok(());
+        if !self.raw_is_unsettled {
+            let mut opened = fields.opened();
+            return opened.try_for_each(|slot| self.slot(slot, around, depth));
         }
-        for field in fields.open()? {
-            self.slot(&mut field.slot, around, depth)?;
-        }
-        Ok(())
+        let mut opened = fields.open_unless(Free::OfMarks, depth)?;
+        opened.try_for_each(|slot| self.slot(slot, around, depth))
     }
 
     fn slot(&self, slot: &mut Slot<'_>, around: Dot, depth: usize) -> Result<(), Malformed> {

@@ -2,8 +2,9 @@
 
 use super::amount::Amount;
 use super::anchors::Anchors;
+use super::fields::{Field, Fields, Part, read_fields};
 use super::form::{ARRAY, NULL, OBJECT, put_bytes, put_framed};
-use super::tree::{Array, Body, Candidate, Fields, Free, Slot, are_fields_free, deeper, is_free};
+use super::tree::{Array, Body, Candidate, Free, Slot, are_fields_free, deeper, is_free};
 use crate::id::Dot;
 use crate::wire::Malformed;
 
@@ -123,21 +124,44 @@ impl Showing<'_> {
         depth: usize,
     ) -> Result<(), Malformed> {
         out.push(OBJECT);
-        if let Fields::Raw(bytes) = fields
-            && are_fields_free(bytes, Free::OfMetadata, depth)?
-        {
-            put_bytes(out, bytes);
-            return Ok(());
-        }
-        let fields = fields.view()?;
         let mut result = Ok(());
         put_framed(out, |out| {
-            result = fields.iter().try_for_each(|field| {
-                put_bytes(out, field.key.as_bytes());
-                self.slot(&field.slot, around, out, depth)
-            });
+            result = match fields {
+                Fields::Raw(bytes) => self.raw_fields(bytes, around, out, depth),
+                Fields::Parts(parts) => parts.iter().try_for_each(|part| match part {
+                    Part::Raw(bytes) => self.raw_fields(bytes, around, out, depth),
+                    Part::Field(field) => self.field(field, around, out, depth),
+                }),
+            };
         });
         result
+    }
+
+    fn raw_fields(
+        &self,
+        bytes: &[u8],
+        around: Dot,
+        out: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), Malformed> {
+        if are_fields_free(bytes, Free::OfMetadata, depth)? {
+            out.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let fields = read_fields(bytes)?;
+        let mut fields = fields.iter();
+        fields.try_for_each(|field| self.field(field, around, out, depth))
+    }
+
+    fn field(
+        &self,
+        field: &Field<'_>,
+        around: Dot,
+        out: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), Malformed> {
+        put_bytes(out, field.key.as_bytes());
+        self.slot(&field.slot, around, out, depth)
     }
 
     fn array(&self, array: &Array<'_>, out: &mut Vec<u8>, depth: usize) -> Result<(), Malformed> {

@@ -1,12 +1,11 @@
 //! Writes an opened row back into its stored form.
 
 use super::anchors::{Anchors, Mark, Names};
+use super::fields::{Fields, Part};
 use super::form::{
     ARRAY, CELL, COUNT, IMPLICIT, MARKED, NAMED, OBJECT, SEQUENCE, put_bytes, put_framed,
 };
-use super::tree::{
-    Array, Body, Candidate, Count, Elements, Field, Fields, Implicit, Slot, TailOperation,
-};
+use super::tree::{Array, Body, Candidate, Count, Elements, Implicit, Slot, TailOperation};
 use crate::id::Dot;
 use crate::wire::put_varint;
 
@@ -124,10 +123,15 @@ impl Writer<'_> {
     fn fields(&mut self, fields: &Fields<'_>, around: Dot) {
         match fields {
             Fields::Raw(bytes) => put_bytes(self.out, bytes),
-            Fields::Open(fields) => self.framed(|inner| {
-                for Field { key, slot } in fields {
-                    put_bytes(inner.out, key.as_bytes());
-                    inner.slot(slot, around);
+            Fields::Parts(parts) => self.framed(|inner| {
+                for part in parts {
+                    match part {
+                        Part::Raw(bytes) => inner.out.extend_from_slice(bytes),
+                        Part::Field(field) => {
+                            put_bytes(inner.out, field.key.as_bytes());
+                            inner.slot(&field.slot, around);
+                        }
+                    }
                 }
             }),
         }

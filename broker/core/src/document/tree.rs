@@ -8,9 +8,9 @@ use std::borrow::Cow;
 use super::amount::Amount;
 use super::anchors::{Anchors, Mark, Names, skip_mark, skip_name};
 use super::change::{Operation, Root};
+use super::fields::Fields;
 use super::form::{
-    ARRAY, CELL, COUNT, IMPLICIT, KIND, MARKED, NAMED, OBJECT, SEQUENCE, read_bytes, read_text,
-    since,
+    ARRAY, CELL, COUNT, IMPLICIT, KIND, MARKED, NAMED, OBJECT, SEQUENCE, read_bytes, since,
 };
 use super::value::{Value, skip_payload};
 use crate::id::{Dot, Origin, Sequence};
@@ -77,18 +77,6 @@ pub(super) struct Implicit<'a> {
     /// once every operation that can come here has seen it.
     pub(super) presence: Vec<Mark>,
     pub(super) fields: Fields<'a>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum Fields<'a> {
-    Raw(&'a [u8]),
-    Open(Vec<Field<'a>>),
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Field<'a> {
-    pub(super) key: &'a str,
-    pub(super) slot: Slot<'a>,
 }
 
 /// An array: elements, and operations that are not folded into them.
@@ -204,25 +192,6 @@ impl Count {
     }
 }
 
-impl<'a> Fields<'a> {
-    pub(super) fn open(&mut self) -> Result<&mut Vec<Field<'a>>, Malformed> {
-        if let Fields::Raw(bytes) = self {
-            *self = Fields::Open(read_fields(bytes)?);
-        }
-        match self {
-            Fields::Open(fields) => Ok(fields),
-            Fields::Raw(_) => Err(Malformed),
-        }
-    }
-
-    pub(super) fn view(&self) -> Result<Cow<'_, [Field<'a>]>, Malformed> {
-        match self {
-            Fields::Raw(bytes) => read_fields(bytes).map(Cow::Owned),
-            Fields::Open(fields) => Ok(Cow::Borrowed(fields)),
-        }
-    }
-}
-
 impl<'a> Elements<'a> {
     pub(super) fn to_slots(&self) -> Result<Vec<Slot<'a>>, Malformed> {
         match self {
@@ -252,21 +221,6 @@ impl<'a> Elements<'a> {
             }
         }
     }
-}
-
-fn read_fields<'a>(bytes: &'a [u8]) -> Result<Vec<Field<'a>>, Malformed> {
-    let mut reader = Reader::new(bytes);
-    // Fields of ten bytes are usual; to grow once is cheap.
-    let mut fields: Vec<Field<'a>> = Vec::with_capacity(bytes.len() / 12 + 1);
-    while !reader.is_empty() {
-        let key = read_text(&mut reader)?;
-        if fields.last().is_some_and(|last| last.key >= key) {
-            return Err(Malformed);
-        }
-        let slot = Slot::Raw(skip(&mut reader)?);
-        fields.push(Field { key, slot });
-    }
-    Ok(fields)
 }
 
 /// Passes over one value with all that belongs to it.

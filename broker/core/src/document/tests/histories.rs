@@ -37,7 +37,7 @@ fn histories_end_the_same_everywhere_and_as_the_reference_says() {
     if seeds.end - seeds.start > 1 {
         assert!(all.compared > all.edits / 10, "{all:?}");
         assert!(all.refused < all.edits / 5, "{all:?}");
-        assert!(all.settled > all.edits / 10, "{all:?}");
+        assert!(all.settled as u64 > 2 * seeds.end, "{all:?}");
     }
 }
 

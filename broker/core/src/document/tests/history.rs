@@ -410,23 +410,35 @@ fn make(
         return Ok(Some(Record::Put(object(random).into_bytes())));
     };
     match random.below(100) {
-        0..5 => return Ok(Some(Record::Put(object(random).into_bytes()))),
-        5..9 => return Ok(Some(Record::Delete)),
+        0..3 => return Ok(Some(Record::Put(object(random).into_bytes()))),
+        3..5 => return Ok(Some(Record::Delete)),
         _ => {}
     }
-    let mut document = open(stored, &replica.anchors)?;
-    let mut asked = Vec::new();
+    let mut wanted: Vec<Asked> = Vec::new();
     for _ in 0..1 + random.below(3) {
+        let mut document = open(stored, &replica.anchors)?;
+        let edits: Vec<Edit<'_>> = wanted.iter().map(Asked::edit).collect();
+        if !edits.is_empty() {
+            document
+                .resolve(&edits, written)
+                .map_err(|e| e.to_string())?;
+        }
         let shown = document.value().map_err(|e| e.to_string())?;
-        let shown = shown.ok_or("a stored row shows nothing")?;
-        asked.push(ask(shown.value(), random));
+        let next = ask(shown.ok_or("a stored row shows nothing")?.value(), random);
+        tally.edits += 1;
+        match document.resolve(&[next.edit()], written) {
+            Ok(_) => wanted.push(next),
+            Err(_) => tally.refused += 1,
+        }
     }
-    let edits: Vec<Edit<'_>> = asked.iter().map(Asked::edit).collect();
-    tally.edits += edits.len();
-    let Ok(patch) = document.resolve(&edits, written) else {
-        tally.refused += edits.len();
+    if wanted.is_empty() {
         return Ok(None);
-    };
+    }
+    let edits: Vec<Edit<'_>> = wanted.iter().map(Asked::edit).collect();
+    let mut document = open(stored, &replica.anchors)?;
+    let patch = document
+        .resolve(&edits, written)
+        .map_err(|e| e.to_string())?;
     let bytes = patch.encode(written.dot.origin);
     let mut again = open(stored, &replica.anchors)?;
     let patch = Patch::decode(&bytes, written.dot.origin).map_err(|e| e.to_string())?;
