@@ -12,6 +12,10 @@ const HISTORIES: u64 = 3000;
 /// Histories within which each mistake has to be noticed.
 const MUTANT_HISTORIES: u64 = 3000;
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a test runs is for whoever runs it to say"
+)]
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text}")))

@@ -1,6 +1,6 @@
 //! The table of `docs/merge.md`: every line is what happens.
 
-use super::history::{Asked, asked};
+use super::asking::{Asked, asked};
 use crate::clock::HybridTimestamp;
 use crate::document::{
     Anchors, Change, Document, Edit, Patch, Stored, Value, ValueBuf, Written, json,

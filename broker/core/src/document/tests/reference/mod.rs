@@ -5,8 +5,14 @@
 //! the order of their stamps. Mistakes can be switched on: a test that does not notice them proves
 //! nothing.
 
+mod array;
+mod forget;
+
 use std::collections::BTreeMap;
 use std::rc::Rc;
+
+use array::replay;
+use forget::{is_stripped, strip_cell};
 
 use crate::document::{Action, Change, Into, Operation, Place, Value};
 use crate::id::Dot;
@@ -480,8 +486,6 @@ fn remove_seen(cell: &mut Cell, author: &Author) {
     });
 }
 
-// What is seen.
-
 fn winner(cell: &Cell) -> Option<&Entry> {
     cell.iter().max_by_key(|entry| entry.stamp())
 }
@@ -529,245 +533,4 @@ fn number_below(cell: &Cell) -> i128 {
     numbers
         .max_by_key(|(stamp, _)| *stamp)
         .map_or(0, |(_, units)| units)
-}
-
-// Arrays.
-
-/// A node of the tree; siblings are sorted where they are walked over.
-struct Element {
-    cell: Cell,
-    inserted: Option<Author>,
-    deletes: Vec<Dot>,
-    changed: bool,
-    left: Vec<(Option<Stamp>, usize)>,
-    right: Vec<(Option<Stamp>, usize)>,
-}
-
-fn element(cell: Cell, inserted: Option<Author>) -> Element {
-    Element {
-        cell,
-        inserted,
-        deletes: Vec::new(),
-        changed: false,
-        left: Vec::new(),
-        right: Vec::new(),
-    }
-}
-
-fn walk(nodes: &[Element], at: usize, order: &mut Vec<usize>) {
-    let sorted = |children: &[(Option<Stamp>, usize)]| {
-        let mut children = children.to_vec();
-        children.sort();
-        children
-    };
-    for (_, child) in sorted(&nodes[at].left) {
-        walk(nodes, child, order);
-    }
-    order.push(at);
-    for (_, child) in sorted(&nodes[at].right) {
-        walk(nodes, child, order);
-    }
-}
-
-fn replay(base: &[Cell], tail: &[Tail], identity: Option<Dot>) -> Vec<Cell> {
-    let mut nodes = vec![element(Vec::new(), None)];
-    for cell in base {
-        let last = nodes.len() - 1;
-        nodes.push(element(cell.clone(), None));
-        nodes[last].right.push((None, last + 1));
-    }
-    let mut sorted: Vec<&Tail> = tail.iter().collect();
-    sorted.sort_by_key(|held| held.author.stamp);
-    for held in &sorted {
-        replay_one(&mut nodes, held, identity);
-    }
-    let back = sorted
-        .iter()
-        .any(|held| held.author.has(Mutant::ChangedElementsComeBack));
-    let mut order = Vec::new();
-    walk(&nodes, 0, &mut order);
-    let is_there =
-        |&at: &usize| at > 0 && (nodes[at].deletes.is_empty() || (back && nodes[at].changed));
-    order
-        .into_iter()
-        .filter(is_there)
-        .map(|at| nodes[at].cell.clone())
-        .collect()
-}
-
-fn replay_one(nodes: &mut Vec<Element>, held: &Tail, identity: Option<Dot>) {
-    let author = &held.author;
-    let now = author.has(Mutant::IndexMeansNow);
-    let saw = |node: &Element| {
-        now || node
-            .inserted
-            .as_ref()
-            .is_none_or(|inserted| author.saw(Some(inserted.dot)))
-    };
-    let mut order = Vec::new();
-    walk(nodes, 0, &mut order);
-    order.retain(|&at| saw(&nodes[at]));
-    let is_visible = |&&at: &&usize| {
-        at > 0
-            && !nodes[at]
-                .deletes
-                .iter()
-                .any(|dot| now || author.saw(Some(*dot)))
-    };
-    let visible: Vec<usize> = order.iter().filter(is_visible).copied().collect();
-    match &held.action {
-        TailAction::Delete => {
-            if let Some(&at) = visible.get(held.index) {
-                nodes[at].deletes.push(author.dot);
-            }
-        }
-        TailAction::Edit(way) => {
-            if let Some(&at) = visible.get(held.index) {
-                nodes[at].changed = true;
-                on_cell(&mut nodes[at].cell, identity, &way.steps, &way.act, author);
-            }
-        }
-        TailAction::Insert(cell) => {
-            let left = match held.index.min(visible.len()) {
-                0 => 0,
-                index => visible[index - 1],
-            };
-            let new = nodes.len();
-            let stamp = Some(author.stamp);
-            if nodes[left]
-                .right
-                .iter()
-                .any(|&(_, child)| saw(&nodes[child]))
-            {
-                let at = order
-                    .iter()
-                    .position(|&at| at == left)
-                    .expect("it was seen");
-                nodes[order[at + 1]].left.push((stamp, new));
-            } else {
-                nodes[left].right.push((stamp, new));
-            }
-            nodes.push(element(cell.clone(), Some(author.clone())));
-        }
-    }
-}
-
-// Forgetting.
-
-fn strip_cell(cell: &mut Cell, stable: &VersionVector, mutant: Option<Mutant>) {
-    let has = |dot: &Dot| stable.contains(dot.origin, dot.sequence);
-    let all = cell.iter().all(|entry| match &entry.node {
-        Node::Implicit { reasons, .. } => reasons.iter().all(|(dot, _)| has(dot)),
-        _ => entry.dot.as_ref().is_none_or(has),
-    });
-    let counts = cell
-        .iter()
-        .any(|entry| matches!(entry.node, Node::Increment(_)));
-    let early = mutant == Some(Mutant::LosersGoEarly) && cell.len() > 1;
-    if early || (all && (cell.len() > 1 || counts)) {
-        keep_winner(cell);
-    }
-    for entry in cell {
-        if all {
-            (entry.dot, entry.stamp) = (None, None);
-        }
-        match &mut entry.node {
-            Node::Object { identity, fields } => {
-                if all && mutant == Some(Mutant::IdentityGoes) {
-                    *identity = None;
-                }
-                fields
-                    .values_mut()
-                    .for_each(|cell| strip_cell(cell, stable, mutant));
-            }
-            Node::Implicit { reasons, fields } => {
-                if all {
-                    reasons.clear();
-                }
-                fields
-                    .values_mut()
-                    .for_each(|cell| strip_cell(cell, stable, mutant));
-            }
-            Node::Array {
-                identity,
-                base,
-                tail,
-            } => {
-                fold(base, tail, *identity, stable, mutant);
-                if all && mutant == Some(Mutant::IdentityGoes) {
-                    *identity = None;
-                }
-            }
-            Node::Plain(_) | Node::Number(..) | Node::Increment(_) => {}
-        }
-    }
-}
-
-fn keep_winner(cell: &mut Cell) {
-    let best = winner(cell).expect("there are several").clone();
-    let has_increments = cell
-        .iter()
-        .any(|entry| matches!(entry.node, Node::Increment(_)));
-    let node = match best.is_number() && has_increments {
-        true => {
-            let text = show(cell).expect("there are several");
-            let units = units(&text).expect("sums count");
-            Node::Number(text, units)
-        }
-        false => best.node.clone(),
-    };
-    *cell = vec![Entry { node, ..best }];
-}
-
-fn fold(
-    base: &mut Vec<Cell>,
-    tail: &mut Vec<Tail>,
-    identity: Option<Dot>,
-    stable: &VersionVector,
-    mutant: Option<Mutant>,
-) {
-    let is_stable = |held: &Tail| stable.contains(held.author.dot.origin, held.author.dot.sequence);
-    let mut folds: Vec<bool> = tail.iter().map(is_stable).collect();
-    let mut changed = mutant != Some(Mutant::FoldIgnoresConcurrency);
-    while changed {
-        changed = false;
-        for at in 0..tail.len() {
-            let stays = !folds[at];
-            for other in 0..tail.len() {
-                if stays && folds[other] && !tail[at].author.saw(Some(tail[other].author.dot)) {
-                    folds[other] = false;
-                    changed = true;
-                }
-            }
-        }
-    }
-    let mut folds = folds.into_iter();
-    let (folded, rest) = std::mem::take(tail)
-        .into_iter()
-        .partition(|_| folds.next() == Some(true));
-    *tail = rest;
-    let folded: Vec<Tail> = folded;
-    if !folded.is_empty() {
-        *base = replay(base, &folded, identity);
-        base.iter_mut()
-            .for_each(|cell| strip_cell(cell, stable, mutant));
-    }
-}
-
-fn is_stripped(cell: &Cell) -> bool {
-    cell.len() <= 1
-        && cell.iter().all(|entry| {
-            entry.dot.is_none()
-                && match &entry.node {
-                    Node::Plain(_) | Node::Number(..) => true,
-                    Node::Increment(_) => false,
-                    Node::Object { fields, .. } => fields.values().all(is_stripped),
-                    Node::Implicit { reasons, fields } => {
-                        reasons.is_empty() && fields.values().all(is_stripped)
-                    }
-                    Node::Array { base, tail, .. } => {
-                        tail.is_empty() && base.iter().all(is_stripped)
-                    }
-                }
-        })
 }
