@@ -121,16 +121,18 @@ impl Amount {
 
     /// Reads the binary form.
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let (mut raw, mut last) = (0_u128, 0x80);
+        let (mut raw, mut last, mut length) = (0_u128, 0x80, 0);
         for shift in (0..126).step_by(7) {
             last = reader.u8()?;
+            length += 1;
             raw |= u128::from(last & 0x7f) << shift;
             if last < 0x80 {
                 break;
             }
         }
         // Longer than it need be, or longer than any is.
-        if last >= 0x80 || (last == 0 && raw != 0) || raw >> (BITS + 1) != 0 {
+        let is_longer = last == 0 && length > 1;
+        if last >= 0x80 || is_longer || raw >> (BITS + 1) != 0 {
             return Err(Malformed);
         }
         let zigzag = raw >> 1;
@@ -209,6 +211,14 @@ mod tests {
         }
         assert_eq!(Amount::parse(&longest[1..]), None, "beyond 2^119");
         assert!(Amount::parse(&longest[2..]).is_some());
+    }
+
+    #[test]
+    fn nothing_has_one_form() {
+        for longer in [&[0x80, 0][..], &[0x80, 0x80, 0], &[1, 0]] {
+            assert_eq!(Amount::read(&mut Reader::new(longer)), Err(Malformed));
+        }
+        assert_eq!(Amount::read(&mut Reader::new(&[0])), Ok(Amount::ZERO));
     }
 
     proptest! {

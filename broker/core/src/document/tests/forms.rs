@@ -123,10 +123,15 @@ fn row(random: &mut Random) -> Region {
         let mut other = region.clone();
         for n in 0..random.below(5) as u64 {
             let text = choices[random.below(choices.len())];
-            if text.starts_with("delete") && other.shown().contains("\"a\":[]") {
-                continue;
-            }
-            if text.contains("/b/a") && !other.shown().contains("\"b\":{\"a\"") {
+            let needs = ["/a/0", "/b/a"]
+                .into_iter()
+                .find(|path| text.contains(path));
+            let missing = match needs {
+                Some("/a/0") => other.shown().contains("\"a\":[]"),
+                Some(_) => !other.shown().contains("\"b\":{\"a\""),
+                None => false,
+            };
+            if missing && !text.starts_with("insert") {
                 continue;
             }
             others.extend(other.write(broker, 2000 + 100 * n, text));
