@@ -18,6 +18,7 @@
 //! | `sequence` | the elements of an array under concurrent operations |
 //! | `settle` | dropping what only concurrent operations need |
 //! | `show` | what a reader sees |
+//! | `conflicts` | what lost, and does not show |
 //! | `store` | back to bytes |
 //!
 //! The stored form of a row is a byte, 1 or, with what stability would change, 0x81, and a cell whose
@@ -28,6 +29,7 @@ mod amount;
 mod anchors;
 mod apply;
 mod change;
+mod conflicts;
 mod fields;
 mod form;
 pub mod json;
@@ -45,6 +47,7 @@ mod tests;
 pub use amount::Amount;
 pub use anchors::{Anchor, Anchors};
 pub use change::{Action, Change, Into, Operation, Patch, Place, Step};
+pub use conflicts::Conflict;
 pub use resolve::{Edit, Pointer, Refused, Wish};
 pub use value::{Value, ValueBuf};
 

@@ -44,6 +44,13 @@ impl Pointer {
     }
 }
 
+impl Pointer {
+    /// A pointer of these keys and indexes.
+    pub(super) fn of(tokens: Vec<String>) -> Self {
+        Self(tokens)
+    }
+}
+
 impl fmt::Display for Pointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut tokens = self.0.iter();

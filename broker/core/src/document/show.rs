@@ -35,13 +35,16 @@ pub(super) fn shown(cell: &[Candidate<'_>]) -> Shown {
         _ => None,
     });
     match count {
-        Some(sum) if counts(&cell[winner]).is_some() => Shown::Number(sum + number(cell)),
+        Some(sum) if counts(&cell[winner]).is_some() => {
+            let number = latest_number(cell).and_then(|at| counts(&cell[at]));
+            Shown::Number(sum + number.unwrap_or_default())
+        }
         _ => Shown::One(winner),
     }
 }
 
 /// The amount of a number, nothing of increments, and `None` of what is neither.
-fn counts(candidate: &Candidate<'_>) -> Option<Amount> {
+pub(super) fn counts(candidate: &Candidate<'_>) -> Option<Amount> {
     match &candidate.body {
         Body::Count(_) => Some(Amount::ZERO),
         Body::Plain(plain) => plain.amount(),
@@ -49,14 +52,15 @@ fn counts(candidate: &Candidate<'_>) -> Option<Amount> {
     }
 }
 
-/// The number that was written last.
-fn number(cell: &[Candidate<'_>]) -> Amount {
-    let numbers = cell.iter().filter_map(|candidate| match &candidate.body {
-        Body::Plain(plain) => Some((candidate.stamp(), plain.amount()?)),
-        _ => None,
-    });
-    let last = numbers.max_by_key(|(stamp, _)| *stamp);
-    last.map_or(Amount::ZERO, |(_, amount)| amount)
+/// The place of the number that was written last.
+pub(super) fn latest_number(cell: &[Candidate<'_>]) -> Option<usize> {
+    let is_number = |candidate: &Candidate<'_>| match &candidate.body {
+        Body::Plain(plain) => plain.amount().is_some(),
+        _ => false,
+    };
+    let numbers = cell.iter().enumerate().filter(|(_, one)| is_number(one));
+    let latest = numbers.max_by_key(|(_, candidate)| candidate.stamp());
+    latest.map(|(at, _)| at)
 }
 
 /// Writes plain values of what is stored.

@@ -167,14 +167,21 @@ impl<'a> Candidate<'a> {
         Ok(Self { mark, body })
     }
 
+    /// Of what it consists of, the mark with the greatest stamp.
+    pub(super) fn last_mark(&self) -> Option<Mark> {
+        match &self.body {
+            Body::Count(count) => {
+                let marks = count.entries.iter().map(|&(mark, _)| mark);
+                marks.max_by_key(Mark::stamp)
+            }
+            Body::Implicit(implicit) => implicit.presence.iter().copied().max_by_key(Mark::stamp),
+            _ => self.mark,
+        }
+    }
+
     /// The greatest stamp of what it consists of; `None` is before every stamp.
     pub(super) fn stamp(&self) -> Option<Stamp> {
-        let greatest = |marks: &mut dyn Iterator<Item = &Mark>| marks.map(Mark::stamp).max();
-        match &self.body {
-            Body::Count(count) => greatest(&mut count.entries.iter().map(|(mark, _)| mark)),
-            Body::Implicit(implicit) => greatest(&mut implicit.presence.iter()),
-            _ => self.mark.as_ref().map(Mark::stamp),
-        }
+        self.last_mark().map(|mark| mark.stamp())
     }
 }
 

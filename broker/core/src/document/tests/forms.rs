@@ -149,6 +149,7 @@ fn exercise(stored: &[u8], anchors: &Anchors) {
     if let Ok(Some(value)) = document.value() {
         let _ = value.to_string();
     }
+    let _ = document.conflicts();
     let context = VersionVector::from_iter([(origin(7), Sequence::new(9))]);
     let written = Written {
         dot: Dot {

@@ -316,3 +316,53 @@ fn a_patch_of_a_row_that_is_gone_changes_nothing() {
     assert_eq!(region.shown(), "no row");
     assert_eq!(Patch::decode(&[], origin(0)), Err(crate::wire::Malformed));
 }
+
+/// What lost when two regions write at once, the second one later: path, value, region.
+fn lost(before: &str, one: &str, other: &str) -> Vec<String> {
+    let mut first = Region::default();
+    first.write(9, 1000, before);
+    let mut second = first.clone();
+    let ours = first.write(1, 2000, one);
+    for sent in second.write(2, 3000, other) {
+        first.take(&sent);
+    }
+    ours.iter().for_each(|sent| second.take(sent));
+    let list = |region: &Region| -> Vec<String> {
+        let stored = region.stored.as_ref().unwrap();
+        let document = Document::open(stored, &region.anchors).unwrap();
+        let conflicts = document.conflicts().unwrap();
+        let listed = conflicts.iter().map(|lost| {
+            let region = lost.dot.origin.broker.get();
+            format!("{} {} {region}", lost.pointer, lost.value)
+        });
+        listed.collect()
+    };
+    let found = list(&first);
+    assert_eq!(found, list(&second));
+    first.settle();
+    assert_eq!(list(&first), Vec::<String>::new());
+    found
+}
+
+#[test]
+fn what_lost_is_listed_until_all_is_stable() {
+    let put = r#"put {"a":1,"b":{"c":1},"l":[1,2],"n":5}"#;
+    let nothing = Vec::<String>::new();
+    assert_eq!(lost(put, "set /a 2", "set /b/c 3"), nothing);
+    assert_eq!(lost(put, "set /a 2", "set /a 3"), ["/a 2 1"]);
+    assert_eq!(
+        lost(put, "set /b/c {\"x\":1}", "set /b/c 3"),
+        ["/b/c {\"x\":1} 1"]
+    );
+    assert_eq!(lost(put, "set /x/y 1", "set /x 2"), ["/x {\"y\":1} 1"]);
+    assert_eq!(lost(put, "put {\"k\":1}", "put {}"), [" {\"k\":1} 1"]);
+    assert_eq!(lost(put, "set /l/1 8", "set /l/1 9"), ["/l/1 8 1"]);
+    assert_eq!(lost(put, "inc /n 1", "inc /n 2"), nothing);
+    assert_eq!(lost(put, "set /n 7", "inc /n 2"), nothing);
+    assert_eq!(lost(put, "set /n 7; inc /n 1", "set /n 9"), ["/n 7 1"]);
+    assert_eq!(lost(put, "set /n 7; inc /n 1", "set /n \"x\""), ["/n 8 1"]);
+    assert_eq!(
+        lost(put, "set /n \"x\"", "set /n 7; inc /n 1"),
+        ["/n \"x\" 1"]
+    );
+}
