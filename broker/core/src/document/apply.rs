@@ -4,10 +4,12 @@ use super::amount::Amount;
 use super::anchors::{Anchors, Mark};
 use super::change::{Action, Into, Operation, Place, Step};
 use super::fields::Fields;
-use super::form::{CELL, COUNT, IMPLICIT, KIND, MARKED};
+use super::form::{CELL, COUNT, IMPLICIT, KIND, MARKED, SET};
 use super::tree::{
-    Array, Body, Candidate, Cell, Count, Implicit, Slot, TailOperation, Unseen, deeper,
+    Array, Body, Candidate, Cell, Count, Implicit, Plain, Shape, Slot, TailOperation, Unseen,
+    deeper,
 };
+use super::value::Value;
 use crate::id::Dot;
 use crate::wire::Malformed;
 
@@ -63,7 +65,7 @@ impl<'o, 'a> Way<'o, 'a> {
         let head = stored.first().copied().unwrap_or_default();
         ends && match head & KIND {
             COUNT | CELL => false,
-            IMPLICIT => head & !KIND == 0,
+            IMPLICIT | SET => head & !KIND == 0,
             _ => head & MARKED == 0,
         }
     }
@@ -88,7 +90,7 @@ impl Applying<'_> {
         let Place::Key(key) = way.first_place() else {
             return Ok(());
         };
-        let part = fields.part(key)?;
+        let part = fields.part(key.as_bytes())?;
         let slot = fields.slot(part);
         // What a set replaces need not be opened.
         if matches!(slot, Slot::Raw(stored) if way.replaces(stored)) {
@@ -114,7 +116,7 @@ impl Applying<'_> {
         };
         match step.into {
             Into::Implicit => {
-                let implicit = self.bring_into_being(cell);
+                let implicit = self.bring_into_being(cell, Shape::Object);
                 self.on_fields(&mut implicit.fields, around, way)
             }
             Into::Object(identity) => {
@@ -146,11 +148,19 @@ impl Applying<'_> {
         }
     }
 
-    /// The implicit object of a cell; the operation is a reason for it to be there.
-    fn bring_into_being<'c, 'a>(&self, cell: &'c mut Cell<'a>) -> &'c mut Implicit<'a> {
-        let is_implicit = |candidate: &Candidate<'_>| matches!(candidate.body, Body::Implicit(_));
+    /// The implicit object or the set of a cell; the operation is a reason for it to be there.
+    fn bring_into_being<'c, 'a>(
+        &self,
+        cell: &'c mut Cell<'a>,
+        shape: Shape,
+    ) -> &'c mut Implicit<'a> {
+        let is_implicit = |candidate: &Candidate<'_>| match &candidate.body {
+            Body::Implicit(implicit) => implicit.shape == shape,
+            _ => false,
+        };
         let at = cell.iter().position(is_implicit).unwrap_or_else(|| {
             let implicit = Implicit {
+                shape,
                 presence: Vec::new(),
                 fields: Fields::NONE,
             };
@@ -203,6 +213,8 @@ impl Applying<'_> {
                 cell.push(Candidate::written(value, self.mark)?);
             }
             Action::Unset => self.remove_seen(cell, around, 0)?,
+            Action::Add(member) => self.on_member(cell, member, around, true)?,
+            Action::Remove(member) => self.on_member(cell, member, around, false)?,
             Action::Inc(amount) => self.add(cell, amount),
             Action::Reset => {
                 cell.retain_mut(|candidate| self.remains_of_number(candidate));
@@ -210,6 +222,30 @@ impl Applying<'_> {
             }
             // These are for arrays, which keep them in their tails.
             Action::Insert(_) | Action::Delete => {}
+        }
+        Ok(())
+    }
+
+    /// Adds a member to the set of a cell, or removes it as far as it was seen.
+    fn on_member<'a>(
+        &self,
+        cell: &mut Cell<'a>,
+        member: Value<'a>,
+        around: Dot,
+        adds: bool,
+    ) -> Result<(), Malformed> {
+        let fields = &mut self.bring_into_being(cell, Shape::Set).fields;
+        let part = fields.part(member.bytes())?;
+        let held = fields.slot(part).open(around, self.anchors)?;
+        self.remove_seen(held, around, 0)?;
+        if adds {
+            held.push(Candidate {
+                mark: Some(self.mark),
+                body: Body::Plain(Plain::NULL),
+            });
+        }
+        if held.is_empty() {
+            fields.remove(part);
         }
         Ok(())
     }

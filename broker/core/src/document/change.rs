@@ -98,6 +98,10 @@ pub enum Action<'a> {
     Insert(Value<'a>),
     /// Removes an element.
     Delete,
+    /// Adds a member to a set; one that is not there is made.
+    Add(Value<'a>),
+    /// Removes a member of a set.
+    Remove(Value<'a>),
 }
 
 const AT_INDEX: u8 = 0x10;
@@ -157,7 +161,10 @@ impl<'a> Operation<'a> {
         }
         self.place.encode(out);
         match self.action {
-            Action::Set(value) | Action::Insert(value) => out.extend_from_slice(value.bytes()),
+            Action::Set(value)
+            | Action::Insert(value)
+            | Action::Add(value)
+            | Action::Remove(value) => out.extend_from_slice(value.bytes()),
             Action::Inc(amount) => amount.encode(out),
             Action::Unset | Action::Reset | Action::Delete => {}
         }
@@ -262,6 +269,8 @@ impl<'a> Action<'a> {
             Action::Reset => 3,
             Action::Insert(_) => 4,
             Action::Delete => 5,
+            Action::Add(_) => 6,
+            Action::Remove(_) => 7,
         }
     }
 
@@ -281,6 +290,8 @@ impl<'a> Action<'a> {
             (3, _) => Ok(Action::Reset),
             (4, Root::Array) => Ok(Action::Insert(Value::read(reader, depth)?)),
             (5, Root::Array) => Ok(Action::Delete),
+            (6, _) => Ok(Action::Add(Value::read(reader, depth + 1)?)),
+            (7, _) => Ok(Action::Remove(Value::read(reader, depth + 1)?)),
             _ => Err(Malformed),
         }
     }

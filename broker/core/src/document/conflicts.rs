@@ -4,7 +4,7 @@ use super::anchors::{Anchors, Mark};
 use super::fields::{Field, Fields, Part, read_fields};
 use super::resolve::Pointer;
 use super::show::{Showing, Shown, counts, latest_number, shown};
-use super::tree::{Body, Candidate, Free, Slot, are_fields_free, deeper, is_free};
+use super::tree::{Body, Candidate, Free, Shape, Slot, are_fields_free, deeper, is_free};
 use super::value::ValueBuf;
 use super::{Document, NOWHERE};
 use crate::clock::HybridTimestamp;
@@ -59,13 +59,17 @@ impl Listing<'_> {
         };
         match &cell[at].body {
             Body::Plain(_) | Body::Count(_) => Ok(()),
+            // A member is there or it is not.
+            Body::Implicit(implicit) if implicit.shape == Shape::Set => Ok(()),
             Body::Object(object) => self.fields(&object.fields, object.identity),
             Body::Implicit(implicit) => self.fields(&implicit.fields, around),
             Body::Array(array) if array.tail.is_empty() => Ok(()),
             Body::Array(array) => {
                 let elements = array.elements(self.anchors)?;
                 let mut elements = elements.iter().enumerate();
-                elements.try_for_each(|(at, slot)| self.slot(&at.to_string(), slot, array.identity))
+                elements.try_for_each(|(at, slot)| {
+                    self.slot(at.to_string().as_bytes(), slot, array.identity)
+                })
             }
         }
     }
@@ -137,13 +141,14 @@ impl Listing<'_> {
         fields.try_for_each(|Field { key, slot }| self.slot(key, slot, around))
     }
 
-    fn slot(&mut self, token: &str, slot: &Slot<'_>, around: Dot) -> Result<(), Malformed> {
+    fn slot(&mut self, token: &[u8], slot: &Slot<'_>, around: Dot) -> Result<(), Malformed> {
         if let Slot::Raw(bytes) = slot
             && is_free(bytes, Free::OfMarks, self.tokens.len())?
         {
             return Ok(());
         }
-        self.tokens.push(token.to_owned());
+        self.tokens
+            .push(String::from_utf8_lossy(token).into_owned());
         self.cell(&slot.view(around, self.anchors)?, around)?;
         self.tokens.pop();
         Ok(())

@@ -1,4 +1,5 @@
-//! The fields of an object, of which only those that somebody looked at are opened.
+//! The fields of an object, or the members of a set, of which only those that somebody looked at are
+//! opened.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -23,7 +24,8 @@ pub(super) enum Part<'a> {
 
 #[derive(Clone, Debug)]
 pub(super) struct Field<'a> {
-    pub(super) key: &'a str,
+    /// UTF-8 in an object; in a set the binary form of the member.
+    pub(super) key: &'a [u8],
     pub(super) slot: Slot<'a>,
 }
 
@@ -57,7 +59,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Makes a part of its own of a field, with an empty cell if there is none.
-    pub(super) fn part(&mut self, key: &'a str) -> Result<usize, Malformed> {
+    pub(super) fn part(&mut self, key: &'a [u8]) -> Result<usize, Malformed> {
         let parts = self.parts();
         let mut at = 0;
         while let Some(part) = parts.get(at) {
@@ -91,7 +93,7 @@ impl<'a> Fields<'a> {
     }
 
     /// What is in a field.
-    pub(super) fn find(&self, key: &str) -> Result<Option<Cow<'_, Slot<'a>>>, Malformed> {
+    pub(super) fn find(&self, key: &[u8]) -> Result<Option<Cow<'_, Slot<'a>>>, Malformed> {
         let found = |bytes: &'a [u8]| {
             let place = find(bytes, key)?;
             Ok(match place {
@@ -149,6 +151,25 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// All keys, in order.
+    pub(super) fn keys(&self) -> Result<Vec<&'a [u8]>, Malformed> {
+        let stored = |bytes: &'a [u8]| -> Result<Vec<&'a [u8]>, Malformed> {
+            Ok(read_fields(bytes)?.iter().map(|field| field.key).collect())
+        };
+        let parts = match self {
+            Fields::Raw(bytes) => return stored(bytes),
+            Fields::Parts(parts) => parts,
+        };
+        let mut keys = Vec::new();
+        for part in parts {
+            match part {
+                Part::Raw(bytes) => keys.append(&mut stored(bytes)?),
+                Part::Field(field) => keys.push(field.key),
+            }
+        }
+        Ok(keys)
+    }
+
     /// Takes out all fields.
     pub(super) fn take(&mut self) -> Result<Vec<Field<'a>>, Malformed> {
         let mut fields = Vec::new();
@@ -166,7 +187,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn empty(key: &str) -> Field<'_> {
+fn empty(key: &[u8]) -> Field<'_> {
     let slot = Slot::Open(Vec::new());
     Field { key, slot }
 }
@@ -176,7 +197,7 @@ fn cut<'a>(
     parts: &mut Vec<Part<'a>>,
     at: usize,
     bytes: &'a [u8],
-    key: &'a str,
+    key: &'a [u8],
     place: &Place,
 ) -> usize {
     let (from, to, field) = match *place {
@@ -198,12 +219,11 @@ fn cut<'a>(
     at + 1
 }
 
-fn find(bytes: &[u8], key: &str) -> Result<Place, Malformed> {
+fn find(bytes: &[u8], key: &[u8]) -> Result<Place, Malformed> {
     let mut reader = Reader::new(bytes);
     while !reader.is_empty() {
         let from = bytes.len() - reader.remaining();
-        // Keys that compare equal to a text are one.
-        let order = read_bytes(&mut reader)?.cmp(key.as_bytes());
+        let order = read_bytes(&mut reader)?.cmp(key);
         let value = bytes.len() - reader.remaining();
         if order == Ordering::Greater {
             return Ok(Place::Missing(from));
@@ -221,7 +241,7 @@ pub(super) fn read_fields(bytes: &[u8]) -> Result<Vec<Field<'_>>, Malformed> {
     let mut reader = Reader::new(bytes);
     let mut fields: Vec<Field<'_>> = Vec::new();
     while !reader.is_empty() {
-        let key = std::str::from_utf8(read_bytes(&mut reader)?).map_err(|_| Malformed)?;
+        let key = read_bytes(&mut reader)?;
         if fields.last().is_some_and(|last| last.key >= key) {
             return Err(Malformed);
         }
@@ -249,16 +269,16 @@ mod tests {
             let mut payload = Reader::new(value.value().payload());
             let mut fields = Fields::Raw(read_bytes(&mut payload).unwrap());
             for key in &opened {
-                let is_there = fields.find(key).unwrap().is_some();
+                let is_there = fields.find(key.as_bytes()).unwrap().is_some();
                 prop_assert_eq!(is_there, held.contains(key) || {
                     let before = opened.iter().take_while(|other| !std::ptr::eq(*other, key));
                     before.collect::<Vec<_>>().contains(&key)
                 });
-                let part = fields.part(key).unwrap();
+                let part = fields.part(key.as_bytes()).unwrap();
                 let is_open = matches!(fields.slot(part), Slot::Open(cell) if cell.is_empty());
                 prop_assert_eq!(is_open, !held.contains(key));
             }
-            let all: Vec<String> = fields.take().unwrap().iter().map(|f| f.key.to_owned()).collect();
+            let all: Vec<String> = fields.take().unwrap().iter().map(|f| String::from_utf8(f.key.to_vec()).unwrap()).collect();
             let expected: BTreeSet<String> = held.into_iter().chain(opened).collect();
             prop_assert_eq!(all, expected.into_iter().collect::<Vec<_>>());
         }

@@ -21,6 +21,7 @@
 //!  9 sequence       length, length of the elements, elements, then operations that are not folded in
 //! 10 count          a number with increments that are not folded in; see below
 //! 11 cell           length, then two or more values of which the one with the greatest stamp shows
+//! 12 set            like an implicit object; its keys are values, and what is in its fields is null
 //! ```
 //!
 //! An implicit object without a flag is there for good; with bit 5 there is one mark in front of
@@ -42,6 +43,7 @@ pub(super) const IMPLICIT: u8 = 8;
 pub(super) const SEQUENCE: u8 = 9;
 pub(super) const COUNT: u8 = 10;
 pub(super) const CELL: u8 = 11;
+pub(super) const SET: u8 = 12;
 
 /// The bits of a head that say what kind of value it is.
 pub(super) const KIND: u8 = 0x0f;

@@ -10,7 +10,7 @@ use super::amount::Amount;
 use super::change::{Action, Into, Operation, Patch, Place, Step};
 use super::fields::Fields;
 use super::show::{Shown, shown};
-use super::tree::{Array, Body, Candidate};
+use super::tree::{Array, Body, Candidate, Shape};
 use super::value::Value;
 use super::{Document, Written};
 use crate::id::Dot;
@@ -75,6 +75,10 @@ pub enum Wish<'a> {
     Append(Value<'a>),
     /// Remove the element at this index.
     Delete,
+    /// Add a member to a set; one that is not there is made.
+    Add(Value<'a>),
+    /// Remove a member of a set.
+    Remove(Value<'a>),
 }
 
 /// A change of one place in a document, as a user asks for it.
@@ -142,7 +146,7 @@ pub enum Refused {
     #[error("the document would be nested deeper than {MAX_DOCUMENT_DEPTH} levels")]
     TooDeep,
     /// Too many elements.
-    #[error("the array at {0} would have more than {MAX_ARRAY_ELEMENTS} elements")]
+    #[error("the array or set at {0} would have more than {MAX_ARRAY_ELEMENTS} elements")]
     TooLong(String),
     /// Too large.
     #[error("the document would be larger than {MAX_DOCUMENT_BYTES} bytes")]
@@ -185,7 +189,9 @@ impl<'a> Document<'a> {
     /// Counts what an edit adds at most, and looks how large the document is only where it might be
     /// too large by that.
     fn check_size(&mut self, edit: &Edit<'_>) -> Result<(), Refused> {
-        let (Wish::Set(value) | Wish::Insert(value) | Wish::Append(value)) = edit.wish else {
+        let (Wish::Set(value) | Wish::Insert(value) | Wish::Append(value) | Wish::Add(value)) =
+            edit.wish
+        else {
             return Ok(());
         };
         let path = edit.pointer.0.iter();
@@ -218,9 +224,9 @@ impl<'a> Document<'a> {
         let (incarnation, fields) = self.shown_incarnation().ok_or(Refused::NoRow)?;
         let deeper = match edit.wish {
             Wish::Set(value) | Wish::Insert(value) => value.depth(),
-            Wish::Append(value) => 1 + value.depth(),
+            Wish::Append(value) | Wish::Add(value) => 1 + value.depth(),
             Wish::Inc(_) => 1,
-            Wish::Unset | Wish::Reset | Wish::Delete => 0,
+            Wish::Unset | Wish::Reset | Wish::Delete | Wish::Remove(_) => 0,
         };
         if tokens.is_empty() {
             return Err(Refused::Whole);
@@ -268,7 +274,10 @@ impl<'a> Finding<'_, 'a> {
         let tokens = &self.edit.pointer.0;
         let key = tokens[depth].as_str();
         let place = Place::Key(key);
-        let slot = fields.map(|fields| fields.find(key)).transpose()?.flatten();
+        let slot = fields
+            .map(|fields| fields.find(key.as_bytes()))
+            .transpose()?
+            .flatten();
         let cell = slot
             .as_ref()
             .map(|slot| slot.view(around, self.document.anchors));
@@ -279,7 +288,7 @@ impl<'a> Finding<'_, 'a> {
             return Ok(self.done(place, action));
         }
         if cell.is_empty() {
-            if !matches!(self.edit.wish, Wish::Set(_) | Wish::Inc(_)) {
+            if !matches!(self.edit.wish, Wish::Set(_) | Wish::Inc(_) | Wish::Add(_)) {
                 return Err(Refused::Nothing(self.at(depth + 1)));
             }
             let into = Into::Implicit;
@@ -304,9 +313,9 @@ impl<'a> Finding<'_, 'a> {
         let name = |identity: Dot| (identity != around).then_some(identity);
         let into = match body {
             Body::Object(object) => Into::Object(name(object.identity)),
-            Body::Implicit(_) => Into::Implicit,
+            Body::Implicit(implicit) if implicit.shape == Shape::Object => Into::Implicit,
             Body::Array(array) => Into::Array(name(array.identity)),
-            Body::Plain(_) | Body::Count(_) => {
+            Body::Plain(_) | Body::Count(_) | Body::Implicit(_) => {
                 return Err(Refused::NoContainer(self.at(depth)));
             }
         };
@@ -336,6 +345,7 @@ impl<'a> Finding<'_, 'a> {
             Wish::Unset => Ok(Action::Unset),
             Wish::Inc(amount) => self.inc(cell, amount),
             Wish::Reset => self.reset(cell),
+            Wish::Add(_) | Wish::Remove(_) => self.member(cell),
             Wish::Insert(_) | Wish::Append(_) => Err(only_in_arrays("insert", "set")),
             Wish::Delete => Err(only_in_arrays("delete", "unset")),
         }
@@ -360,6 +370,33 @@ impl<'a> Finding<'_, 'a> {
             true => Ok(Action::Reset),
             false if cell.is_empty() => Err(self.nothing()),
             false => Err(self.no_number()),
+        }
+    }
+
+    /// In what is not there, or shows as a set.
+    fn member(&self, cell: &[Candidate<'a>]) -> Result<Action<'a>, Refused> {
+        let set = match shown(cell) {
+            Shown::One(at) => match &cell[at].body {
+                Body::Implicit(implicit) if implicit.shape == Shape::Set => Some(&implicit.fields),
+                _ => None,
+            },
+            _ => None,
+        };
+        match (self.edit.wish, set) {
+            (Wish::Add(member), _) if cell.is_empty() => Ok(Action::Add(member)),
+            (Wish::Add(_), Some(set)) if set.keys()?.len() >= MAX_ARRAY_ELEMENTS => {
+                Err(Refused::TooLong(self.edit.pointer.to_string()))
+            }
+            (Wish::Add(member), Some(_)) => Ok(Action::Add(member)),
+            (Wish::Remove(member), Some(set)) => match set.find(member.bytes())? {
+                Some(_) => Ok(Action::Remove(member)),
+                None => Err(self.nothing()),
+            },
+            _ if cell.is_empty() => Err(self.nothing()),
+            _ => Err(Refused::OtherKind {
+                at: self.edit.pointer.to_string(),
+                expected: "set; a set is made by adding to what is not there",
+            }),
         }
     }
 
@@ -410,6 +447,7 @@ impl<'a> Finding<'_, 'a> {
             Wish::Set(value) => Ok(Action::Set(value)),
             Wish::Inc(amount) => self.inc(cell, amount),
             Wish::Reset => self.reset(cell),
+            Wish::Add(_) | Wish::Remove(_) => self.member(cell),
             Wish::Delete => Ok(Action::Delete),
             Wish::Insert(value) | Wish::Append(value) => Ok(Action::Insert(value)),
             Wish::Unset => Err(Refused::Misplaced {

@@ -4,7 +4,8 @@ use super::amount::Amount;
 use super::anchors::Anchors;
 use super::fields::{Field, Fields, Part, read_fields};
 use super::form::{ARRAY, NULL, OBJECT, put_bytes, put_framed};
-use super::tree::{Array, Body, Candidate, Free, Slot, are_fields_free, deeper, is_free};
+use super::tree::{Array, Body, Candidate, Free, Shape, Slot, are_fields_free, deeper, is_free};
+use super::value::Value;
 use crate::id::Dot;
 use crate::wire::Malformed;
 
@@ -98,7 +99,10 @@ impl Showing<'_> {
                 Ok(())
             }
             Body::Object(object) => self.fields(&object.fields, object.identity, out, depth),
-            Body::Implicit(implicit) => self.fields(&implicit.fields, around, out, depth),
+            Body::Implicit(implicit) => match implicit.shape {
+                Shape::Object => self.fields(&implicit.fields, around, out, depth),
+                Shape::Set => show_members(&implicit.fields, out),
+            },
             Body::Array(array) => self.array(array, out, depth),
             Body::Count(_) => Err(Malformed),
         }
@@ -164,7 +168,7 @@ impl Showing<'_> {
         out: &mut Vec<u8>,
         depth: usize,
     ) -> Result<(), Malformed> {
-        put_bytes(out, field.key.as_bytes());
+        put_bytes(out, field.key);
         self.slot(&field.slot, around, out, depth)
     }
 
@@ -178,4 +182,20 @@ impl Showing<'_> {
         });
         result
     }
+}
+
+/// The members of a set, in the order of their JSON: whoever reads them looks for one.
+fn show_members(members: &Fields<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
+    let mut shown = Vec::new();
+    for member in members.keys()? {
+        shown.push((Value::decode(member)?.to_string(), member));
+    }
+    shown.sort();
+    out.push(ARRAY);
+    put_framed(out, |out| {
+        for (_, member) in shown {
+            out.extend_from_slice(member);
+        }
+    });
+    Ok(())
 }

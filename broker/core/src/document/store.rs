@@ -3,9 +3,9 @@
 use super::anchors::{Anchors, Mark, Names};
 use super::fields::{Fields, Part};
 use super::form::{
-    ARRAY, CELL, COUNT, IMPLICIT, MARKED, NAMED, OBJECT, SEQUENCE, put_bytes, put_framed,
+    ARRAY, CELL, COUNT, IMPLICIT, MARKED, NAMED, OBJECT, SEQUENCE, SET, put_bytes, put_framed,
 };
-use super::tree::{Array, Body, Candidate, Count, Elements, Implicit, Slot, TailOperation};
+use super::tree::{Array, Body, Candidate, Count, Elements, Implicit, Shape, Slot, TailOperation};
 use crate::id::Dot;
 use crate::wire::put_varint;
 
@@ -113,7 +113,11 @@ impl Writer<'_> {
     }
 
     fn implicit(&mut self, implicit: &Implicit<'_>, around: Dot) {
-        self.many(IMPLICIT, implicit.presence.len());
+        let kind = match implicit.shape {
+            Shape::Object => IMPLICIT,
+            Shape::Set => SET,
+        };
+        self.many(kind, implicit.presence.len());
         for mark in &implicit.presence {
             self.mark(mark);
         }
@@ -128,7 +132,7 @@ impl Writer<'_> {
                     match part {
                         Part::Raw(bytes) => inner.out.extend_from_slice(bytes),
                         Part::Field(field) => {
-                            put_bytes(inner.out, field.key.as_bytes());
+                            put_bytes(inner.out, field.key);
                             inner.slot(&field.slot, around);
                         }
                     }

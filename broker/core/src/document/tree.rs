@@ -10,7 +10,7 @@ use super::anchors::{Anchors, Mark, Names, skip_mark, skip_name};
 use super::change::{Operation, Root};
 use super::fields::Fields;
 use super::form::{
-    ARRAY, CELL, COUNT, IMPLICIT, KIND, MARKED, NAMED, OBJECT, SEQUENCE, read_bytes, since,
+    ARRAY, CELL, COUNT, IMPLICIT, KIND, MARKED, NAMED, OBJECT, SEQUENCE, SET, read_bytes, since,
 };
 use super::value::{Value, skip_payload};
 use crate::id::{Dot, Origin, Sequence};
@@ -70,9 +70,18 @@ pub(super) struct Object<'a> {
     pub(super) fields: Fields<'a>,
 }
 
-/// An object that a path brought into being.
+/// What a path or an added member brought into being.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shape {
+    Object,
+    /// The keys of its fields are its members.
+    Set,
+}
+
+/// An object that a path brought into being, or a set.
 #[derive(Clone, Debug)]
 pub(super) struct Implicit<'a> {
+    pub(super) shape: Shape,
     /// Why it is there: the operations that went through it and are not replaced. None are listed
     /// once every operation that can come here has seen it.
     pub(super) presence: Vec<Mark>,
@@ -186,6 +195,11 @@ impl<'a> Candidate<'a> {
 }
 
 impl Plain<'_> {
+    pub(super) const NULL: Self = Self {
+        kind: super::form::NULL,
+        payload: Cow::Borrowed(&[]),
+    };
+
     /// The amount, if it counts.
     pub(super) fn amount(&self) -> Option<Amount> {
         Amount::of_payload(self.kind, &self.payload)
@@ -236,7 +250,7 @@ pub(super) fn skip<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
     let head = reader.u8()?;
     match head & KIND {
         COUNT => skip_count(head, reader)?,
-        IMPLICIT => {
+        IMPLICIT | SET => {
             for _ in 0..marks_of(head, reader)? {
                 skip_mark(reader)?;
             }
@@ -316,7 +330,7 @@ fn read_candidate<'a>(
     let kind = head & KIND;
     match kind {
         COUNT => return read_count(head, reader, anchors),
-        IMPLICIT => return read_implicit(head, reader, anchors),
+        IMPLICIT | SET => return read_implicit(head, reader, anchors),
         _ => {}
     }
     let (mut mark, mut identity) = (None, around);
@@ -376,7 +390,15 @@ fn read_implicit<'a>(
         presence.push(anchors.read_mark(reader)?);
     }
     let fields = Fields::Raw(read_bytes(reader)?);
-    let body = Body::Implicit(Implicit { presence, fields });
+    let shape = match head & KIND {
+        SET => Shape::Set,
+        _ => Shape::Object,
+    };
+    let body = Body::Implicit(Implicit {
+        shape,
+        presence,
+        fields,
+    });
     Ok(Candidate { mark: None, body })
 }
 
@@ -442,8 +464,8 @@ pub(super) fn is_free(bytes: &[u8], free: Free, depth: usize) -> Result<bool, Ma
     match head & KIND {
         _ if !allowed => Ok(false),
         CELL | SEQUENCE => Ok(false),
-        IMPLICIT if head & !KIND != 0 => Ok(false),
-        OBJECT | IMPLICIT => {
+        IMPLICIT | SET if head & !KIND != 0 => Ok(false),
+        OBJECT | IMPLICIT | SET => {
             if head & NAMED != 0 {
                 skip_name(&mut reader)?;
             }

@@ -47,6 +47,8 @@ impl Asked {
             "insert" => Wish::Insert(value),
             "append" => Wish::Append(value),
             "delete" => Wish::Delete,
+            "add" => Wish::Add(value),
+            "remove" => Wish::Remove(value),
             other => panic!("no operation {other:?}"),
         };
         Edit {
@@ -66,6 +68,13 @@ pub(super) fn asked(wish: &'static str, pointer: &str, value: ValueBuf) -> Asked
 
 /// Something that might be done to a document like this.
 pub(super) fn ask(shown: Value<'_>, random: &mut Random) -> Asked {
+    // Arrays are where most can go wrong, and only under concurrency.
+    let arrays = |(key, value): &(&str, Value<'_>)| *key != "s" && value.bytes()[0] == ARRAY;
+    if let Some((key, array)) = shown.fields().find(arrays).filter(|_| random.percent(30)) {
+        let index = random.below(array.elements().count() + 1);
+        let element = array.elements().nth(index);
+        return ask_array(&format!("/{key}"), index, element, random);
+    }
     let mut pointer = String::new();
     let mut inside = shown;
     loop {
@@ -81,10 +90,14 @@ pub(super) fn ask(shown: Value<'_>, random: &mut Random) -> Asked {
             }
             return ask_array(&pointer, index, element, random);
         }
-        let key = ["a", "b", "c"][random.below(3)];
+        let key = ["a", "b", "c", "s"][random.below(4)];
         let field = inside.fields().find(|(held, _)| *held == key);
         let field = field.map(|(_, value)| value);
         pointer.push_str(&format!("/{key}"));
+        // Literals have no such field, so what is there is a set most of the time.
+        if key == "s" {
+            return ask_set(&pointer, field, random);
+        }
         match field {
             Some(value) if !is_scalar(value) && random.percent(75) => inside = value,
             None if random.percent(40) => {
@@ -108,6 +121,19 @@ fn ask_field(pointer: &str, field: Option<Value<'_>>, random: &mut Random) -> As
         _ => "unset",
     };
     asked(wish, pointer, value_for(wish, random))
+}
+
+fn ask_set(pointer: &str, field: Option<Value<'_>>, random: &mut Random) -> Asked {
+    let members = ["1", "\"x\"", "{\"k\":1}", "[2]"];
+    let member = json::parse(members[random.below(members.len())]).expect("JSON");
+    let held = field.map(|set| set.elements().any(|held| held == member.value()));
+    let wish = match (held, random.below(100)) {
+        (_, 0..4) => "unset",
+        (_, 4..8) => "set",
+        (Some(true), 8..70) => "remove",
+        _ => "add",
+    };
+    asked(wish, pointer, member)
 }
 
 fn ask_array(

@@ -51,7 +51,9 @@ fn operation<'a>(random: &mut Random, values: &'a [ValueBuf]) -> Operation<'a> {
         in_array = matches!(into, Into::Array(_));
     }
     let value = values[random.below(values.len())].value();
-    let action = match random.below(5) {
+    let action = match random.below(7) {
+        5 => Action::Add(value),
+        6 => Action::Remove(value),
         0 => Action::Set(value),
         1 => Action::Inc(Amount::parse(["1", "-70000", "0.25"][random.below(3)]).unwrap()),
         2 => Action::Reset,
@@ -116,6 +118,8 @@ fn row(random: &mut Random) -> Region {
         "reset /n",
         "append /a [1]",
         "set /b {\"y\":[]}",
+        "add /new/set \"m\"",
+        "add /s {\"m\":1}",
         "set /c [3,4]",
     ];
     let mut others = Vec::new();
@@ -167,6 +171,8 @@ fn exercise(stored: &[u8], anchors: &Anchors) {
         asked("unset", "/b", ValueBuf::null()),
         asked("delete", "/a/0", ValueBuf::null()),
         asked("append", "/a/0", ValueBuf::null()),
+        asked("add", "/s", ValueBuf::text("m")),
+        asked("remove", "/s", json::parse("{\"m\":1}").unwrap()),
     ];
     for edit in &edits {
         let mut document = document.clone();

@@ -7,7 +7,7 @@ use super::history::{Tally, run};
 use super::reference::MUTANTS;
 
 /// Histories in the ordinary run.
-const HISTORIES: u64 = 3000;
+const HISTORIES: u64 = 2000;
 
 /// Histories within which each mistake has to be noticed.
 const MUTANT_HISTORIES: u64 = 3000;

@@ -67,7 +67,9 @@ impl Region {
             ("delete", None) => sent.kind = "delete",
             (operation, Some(pointer)) => {
                 let value = value.map_or_else(ValueBuf::null, |value| json::parse(value).unwrap());
-                let operations = ["set", "unset", "inc", "reset", "insert", "append", "delete"];
+                let operations = [
+                    "set", "unset", "inc", "reset", "insert", "append", "delete", "add", "remove",
+                ];
                 let wish = operations.into_iter().find(|name| *name == operation);
                 let wanted = asked(wish.expect("an operation"), pointer, value);
                 sent.kind = "patch";

@@ -9,6 +9,7 @@ pub(super) fn strip_cell(cell: &mut Cell, stable: &VersionVector, mutant: Option
     let has = |dot: &Dot| stable.contains(dot.origin, dot.sequence);
     let all = cell.iter().all(|entry| match &entry.node {
         Node::Implicit { reasons, .. } => reasons.iter().all(|(dot, _)| has(dot)),
+        Node::Set(set) => set.is_stable(stable),
         _ => entry.dot.as_ref().is_none_or(has),
     });
     let counts = cell
@@ -31,6 +32,7 @@ pub(super) fn strip_cell(cell: &mut Cell, stable: &VersionVector, mutant: Option
                     .values_mut()
                     .for_each(|cell| strip_cell(cell, stable, mutant));
             }
+            Node::Set(set) => set.strip(stable, all),
             Node::Implicit { reasons, fields } => {
                 if all {
                     reasons.clear();
@@ -113,6 +115,7 @@ pub(super) fn is_stripped(cell: &Cell) -> bool {
                     Node::Plain(_) | Node::Number(..) => true,
                     Node::Increment(_) => false,
                     Node::Object { fields, .. } => fields.values().all(is_stripped),
+                    Node::Set(set) => set.is_stripped(),
                     Node::Implicit { reasons, fields } => {
                         reasons.is_empty() && fields.values().all(is_stripped)
                     }

@@ -7,12 +7,14 @@
 
 mod array;
 mod forget;
+mod set;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use array::replay;
 use forget::{is_stripped, strip_cell};
+use set::{Set, on_member};
 
 use crate::document::{Action, Change, Into, Operation, Place, Value};
 use crate::id::Dot;
@@ -46,9 +48,13 @@ pub(super) enum Mutant {
     UnsetBeatsSet,
     /// Removing an object removes what was put into it concurrently.
     RemovalTakesUnseen,
+    /// Removing a member of a set removes what was added concurrently.
+    RemoveBeatsAdd,
+    /// Of two sets that come into being concurrently one is left.
+    SetsReplaceEachOther,
 }
 
-pub(super) const MUTANTS: [Mutant; 12] = [
+pub(super) const MUTANTS: [Mutant; 14] = [
     Mutant::ResetTakesAll,
     Mutant::FoldIgnoresConcurrency,
     Mutant::NoCausalGate,
@@ -61,6 +67,8 @@ pub(super) const MUTANTS: [Mutant; 12] = [
     Mutant::IndexMeansNow,
     Mutant::UnsetBeatsSet,
     Mutant::RemovalTakesUnseen,
+    Mutant::RemoveBeatsAdd,
+    Mutant::SetsReplaceEachOther,
 ];
 
 /// Who did something, when, and what it had seen.
@@ -113,6 +121,7 @@ enum Node {
         reasons: Vec<(Dot, Stamp)>,
         fields: Fields,
     },
+    Set(Set),
     Array {
         identity: Option<Dot>,
         base: Vec<Cell>,
@@ -155,12 +164,15 @@ enum Act {
     Reset,
     Insert(Node),
     Delete,
+    Add(String),
+    Remove(String),
 }
 
 impl Entry {
     fn stamp(&self) -> Option<Stamp> {
         match &self.node {
             Node::Implicit { reasons, .. } => reasons.iter().map(|(_, stamp)| *stamp).max(),
+            Node::Set(set) => set.stamp(),
             _ => self.stamp,
         }
     }
@@ -294,6 +306,8 @@ fn way_of(operation: &Operation<'_>) -> Way {
         Action::Reset => Act::Reset,
         Action::Insert(value) => Act::Insert(node(value, nowhere)),
         Action::Delete => Act::Delete,
+        Action::Add(member) => Act::Add(member.to_string()),
+        Action::Remove(member) => Act::Remove(member.to_string()),
     };
     Way { steps, act }
 }
@@ -465,12 +479,15 @@ fn act_on(cell: &mut Cell, act: &Act, author: &Author) {
             };
             cell.push(written(Node::Increment(amount), author));
         }
+        Act::Add(member) => on_member(cell, member, true, author),
+        Act::Remove(member) => on_member(cell, member, false, author),
         Act::Insert(_) | Act::Delete => panic!("an operation of arrays"),
     }
 }
 
 fn remove_seen(cell: &mut Cell, author: &Author) {
     cell.retain_mut(|entry| match &mut entry.node {
+        Node::Set(set) => set.remove_seen(author),
         Node::Implicit { reasons, fields } => {
             if author.has(Mutant::RemovalTakesUnseen) {
                 return false;
@@ -513,6 +530,7 @@ fn show(cell: &Cell) -> Option<String> {
                 .filter_map(|(key, cell)| Some(format!("\"{key}\":{}", show(cell)?)));
             format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
         }
+        Node::Set(set) => set.json(),
         Node::Array {
             identity,
             base,
