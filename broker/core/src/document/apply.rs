@@ -213,8 +213,13 @@ impl Applying<'_> {
                 cell.push(Candidate::written(value, self.mark)?);
             }
             Action::Unset => self.remove_seen(cell, around, 0)?,
-            Action::Add(member) => self.on_member(cell, member, around, true)?,
-            Action::Remove(member) => self.on_member(cell, member, around, false)?,
+            Action::Add(element) => {
+                let mark = Some(self.mark);
+                let body = Body::Plain(Plain::NULL);
+                let added = Candidate { mark, body };
+                self.on_set(cell, element, around, Some(added))?;
+            }
+            Action::Remove(element) => self.on_set(cell, element, around, None)?,
             Action::Inc(amount) => self.add(cell, amount),
             Action::Reset => {
                 cell.retain_mut(|candidate| self.remains_of_number(candidate));
@@ -226,24 +231,19 @@ impl Applying<'_> {
         Ok(())
     }
 
-    /// Adds a member to the set of a cell, or removes it as far as it was seen.
-    fn on_member<'a>(
+    /// Replaces what was seen of an element in the set of a cell.
+    fn on_set<'a>(
         &self,
         cell: &mut Cell<'a>,
-        member: Value<'a>,
+        element: Value<'a>,
         around: Dot,
-        adds: bool,
+        by: Option<Candidate<'a>>,
     ) -> Result<(), Malformed> {
         let fields = &mut self.bring_into_being(cell, Shape::Set).fields;
-        let part = fields.part(member.bytes())?;
+        let part = fields.part(element.bytes())?;
         let held = fields.slot(part).open(around, self.anchors)?;
         self.remove_seen(held, around, 0)?;
-        if adds {
-            held.push(Candidate {
-                mark: Some(self.mark),
-                body: Body::Plain(Plain::NULL),
-            });
-        }
+        held.extend(by);
         if held.is_empty() {
             fields.remove(part);
         }

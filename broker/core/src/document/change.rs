@@ -98,9 +98,9 @@ pub enum Action<'a> {
     Insert(Value<'a>),
     /// Removes an element.
     Delete,
-    /// Adds a member to a set; one that is not there is made.
+    /// Adds an element to a set; one that is not there is made.
     Add(Value<'a>),
-    /// Removes a member of a set.
+    /// Removes an element of a set.
     Remove(Value<'a>),
 }
 

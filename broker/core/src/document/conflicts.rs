@@ -59,7 +59,7 @@ impl Listing<'_> {
         };
         match &cell[at].body {
             Body::Plain(_) | Body::Count(_) => Ok(()),
-            // A member is there or it is not.
+            // An element is there or it is not.
             Body::Implicit(implicit) if implicit.shape == Shape::Set => Ok(()),
             Body::Object(object) => self.fields(&object.fields, object.identity),
             Body::Implicit(implicit) => self.fields(&implicit.fields, around),

@@ -1,4 +1,4 @@
-//! The fields of an object, or the members of a set, of which only those that somebody looked at are
+//! The fields of an object, or the elements of a set, of which only those that somebody looked at are
 //! opened.
 
 use std::borrow::Cow;
@@ -24,7 +24,7 @@ pub(super) enum Part<'a> {
 
 #[derive(Clone, Debug)]
 pub(super) struct Field<'a> {
-    /// UTF-8 in an object; in a set the binary form of the member.
+    /// UTF-8 in an object; in a set the binary form of the element.
     pub(super) key: &'a [u8],
     pub(super) slot: Slot<'a>,
 }

@@ -75,9 +75,9 @@ pub enum Wish<'a> {
     Append(Value<'a>),
     /// Remove the element at this index.
     Delete,
-    /// Add a member to a set; one that is not there is made.
+    /// Add an element to a set; one that is not there is made.
     Add(Value<'a>),
-    /// Remove a member of a set.
+    /// Remove an element of a set.
     Remove(Value<'a>),
 }
 
@@ -345,7 +345,7 @@ impl<'a> Finding<'_, 'a> {
             Wish::Unset => Ok(Action::Unset),
             Wish::Inc(amount) => self.inc(cell, amount),
             Wish::Reset => self.reset(cell),
-            Wish::Add(_) | Wish::Remove(_) => self.member(cell),
+            Wish::Add(_) | Wish::Remove(_) => self.set_element(cell),
             Wish::Insert(_) | Wish::Append(_) => Err(only_in_arrays("insert", "set")),
             Wish::Delete => Err(only_in_arrays("delete", "unset")),
         }
@@ -374,7 +374,7 @@ impl<'a> Finding<'_, 'a> {
     }
 
     /// In what is not there, or shows as a set.
-    fn member(&self, cell: &[Candidate<'a>]) -> Result<Action<'a>, Refused> {
+    fn set_element(&self, cell: &[Candidate<'a>]) -> Result<Action<'a>, Refused> {
         let set = match shown(cell) {
             Shown::One(at) => match &cell[at].body {
                 Body::Implicit(implicit) if implicit.shape == Shape::Set => Some(&implicit.fields),
@@ -383,13 +383,13 @@ impl<'a> Finding<'_, 'a> {
             _ => None,
         };
         match (self.edit.wish, set) {
-            (Wish::Add(member), _) if cell.is_empty() => Ok(Action::Add(member)),
+            (Wish::Add(element), _) if cell.is_empty() => Ok(Action::Add(element)),
             (Wish::Add(_), Some(set)) if set.keys()?.len() >= MAX_ARRAY_ELEMENTS => {
                 Err(Refused::TooLong(self.edit.pointer.to_string()))
             }
-            (Wish::Add(member), Some(_)) => Ok(Action::Add(member)),
-            (Wish::Remove(member), Some(set)) => match set.find(member.bytes())? {
-                Some(_) => Ok(Action::Remove(member)),
+            (Wish::Add(element), Some(_)) => Ok(Action::Add(element)),
+            (Wish::Remove(element), Some(set)) => match set.find(element.bytes())? {
+                Some(_) => Ok(Action::Remove(element)),
                 None => Err(self.nothing()),
             },
             _ if cell.is_empty() => Err(self.nothing()),
@@ -447,7 +447,7 @@ impl<'a> Finding<'_, 'a> {
             Wish::Set(value) => Ok(Action::Set(value)),
             Wish::Inc(amount) => self.inc(cell, amount),
             Wish::Reset => self.reset(cell),
-            Wish::Add(_) | Wish::Remove(_) => self.member(cell),
+            Wish::Add(_) | Wish::Remove(_) => self.set_element(cell),
             Wish::Delete => Ok(Action::Delete),
             Wish::Insert(value) | Wish::Append(value) => Ok(Action::Insert(value)),
             Wish::Unset => Err(Refused::Misplaced {

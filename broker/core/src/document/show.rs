@@ -101,7 +101,7 @@ impl Showing<'_> {
             Body::Object(object) => self.fields(&object.fields, object.identity, out, depth),
             Body::Implicit(implicit) => match implicit.shape {
                 Shape::Object => self.fields(&implicit.fields, around, out, depth),
-                Shape::Set => show_members(&implicit.fields, out),
+                Shape::Set => show_set(&implicit.fields, out),
             },
             Body::Array(array) => self.array(array, out, depth),
             Body::Count(_) => Err(Malformed),
@@ -184,17 +184,17 @@ impl Showing<'_> {
     }
 }
 
-/// The members of a set, in the order of their JSON: whoever reads them looks for one.
-fn show_members(members: &Fields<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
+/// The elements of a set, in the order of their JSON: whoever reads them looks for one.
+fn show_set(elements: &Fields<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
     let mut shown = Vec::new();
-    for member in members.keys()? {
-        shown.push((Value::decode(member)?.to_string(), member));
+    for element in elements.keys()? {
+        shown.push((Value::decode(element)?.to_string(), element));
     }
     shown.sort();
     out.push(ARRAY);
     put_framed(out, |out| {
-        for (_, member) in shown {
-            out.extend_from_slice(member);
+        for (_, element) in shown {
+            out.extend_from_slice(element);
         }
     });
     Ok(())

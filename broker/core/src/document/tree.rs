@@ -70,11 +70,11 @@ pub(super) struct Object<'a> {
     pub(super) fields: Fields<'a>,
 }
 
-/// What a path or an added member brought into being.
+/// What a path or an added element brought into being.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Shape {
     Object,
-    /// The keys of its fields are its members.
+    /// The keys of its fields are its elements.
     Set,
 }
 

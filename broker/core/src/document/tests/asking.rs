@@ -124,16 +124,16 @@ fn ask_field(pointer: &str, field: Option<Value<'_>>, random: &mut Random) -> As
 }
 
 fn ask_set(pointer: &str, field: Option<Value<'_>>, random: &mut Random) -> Asked {
-    let members = ["1", "\"x\"", "{\"k\":1}", "[2]"];
-    let member = json::parse(members[random.below(members.len())]).expect("JSON");
-    let held = field.map(|set| set.elements().any(|held| held == member.value()));
+    let elements = ["1", "\"x\"", "{\"k\":1}", "[2]"];
+    let element = json::parse(elements[random.below(elements.len())]).expect("JSON");
+    let held = field.map(|set| set.elements().any(|held| held == element.value()));
     let wish = match (held, random.below(100)) {
         (_, 0..4) => "unset",
         (_, 4..8) => "set",
         (Some(true), 8..70) => "remove",
         _ => "add",
     };
-    asked(wish, pointer, member)
+    asked(wish, pointer, element)
 }
 
 fn ask_array(

@@ -307,3 +307,46 @@ fn nesting_is_bounded_in_operations_and_in_rows() {
     assert!(Document::open(&stored, &anchors).unwrap().value().is_err());
     exercise(&stored, &anchors);
 }
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Rows and records of earlier versions have to be read: whoever changes these bytes has to keep both.
+#[test]
+fn binary_forms_are_what_they_were() {
+    let mut region = Region::default();
+    region.write(1, 1000, r#"put {"a":[1,"x"],"b":{"c":1.5},"n":5}"#);
+    let mut other = region.clone();
+    let mut sent = other.write(2, 2000, "append /a null; set /b/c true");
+    sent.extend(region.write(
+        1,
+        3000,
+        "inc /n 1; set /b/c -1; set /x/y {}; add /s 7; insert /a/0 {}",
+    ));
+    let patches: Vec<String> = sent.iter().map(|sent| hex(&sent.bytes)).collect();
+    assert_eq!(patches.join("\n"), PATCHES.trim());
+    sent[..2].iter().for_each(|sent| region.take(sent));
+    assert_eq!(hex(region.stored.as_ref().unwrap()), UNSTABLE);
+    region.settle();
+    assert_eq!(hex(region.stored.as_ref().unwrap()), STABLE);
+    assert_eq!(
+        region.shown(),
+        r#"{"a":[{},1,"x",null],"b":{"c":-1},"n":6,"s":[7],"x":{"y":{}}}"#
+    );
+}
+
+/// The patches, one a line: an append and a set of region 2; five changes of region 1.
+const PATCHES: &str = "
+0101000000000000000101000114010301610200
+010100000000000000010100010001000162016302
+000100010200016e04
+00010001000100016201630301
+00010001000102017801790600
+0001000106000173030e
+000100011401030161000600
+";
+/// The row with all of them.
+const UNSTABLE: &str = "812601000000620161091c050302050178010500d43e00140000060002000000010105140002000162061001630b0c23010200c83e012202010004016e2a010100c43e041401732c010400d03e0902030e20010400d03e017828010300cc3e09017926010300cc3e00";
+/// The row once all is stable.
+const STABLE: &str = "01160100002e0161070b16010500000302050178000162060401630301016e030c01730c0402030e000178080701791601030000";

@@ -25,7 +25,7 @@ pub(super) struct Sent {
     context: VersionVector,
     /// A put, with its value; a delete; a patch, with its bytes.
     kind: &'static str,
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Region {

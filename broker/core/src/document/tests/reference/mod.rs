@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use array::replay;
 use forget::{is_stripped, strip_cell};
-use set::{Set, on_member};
+use set::{Set, on_set_element};
 
 use crate::document::{Action, Change, Into, Operation, Place, Value};
 use crate::id::Dot;
@@ -48,7 +48,7 @@ pub(super) enum Mutant {
     UnsetBeatsSet,
     /// Removing an object removes what was put into it concurrently.
     RemovalTakesUnseen,
-    /// Removing a member of a set removes what was added concurrently.
+    /// Removing an element of a set removes what was added concurrently.
     RemoveBeatsAdd,
     /// Of two sets that come into being concurrently one is left.
     SetsReplaceEachOther,
@@ -306,8 +306,8 @@ fn way_of(operation: &Operation<'_>) -> Way {
         Action::Reset => Act::Reset,
         Action::Insert(value) => Act::Insert(node(value, nowhere)),
         Action::Delete => Act::Delete,
-        Action::Add(member) => Act::Add(member.to_string()),
-        Action::Remove(member) => Act::Remove(member.to_string()),
+        Action::Add(element) => Act::Add(element.to_string()),
+        Action::Remove(element) => Act::Remove(element.to_string()),
     };
     Way { steps, act }
 }
@@ -479,8 +479,8 @@ fn act_on(cell: &mut Cell, act: &Act, author: &Author) {
             };
             cell.push(written(Node::Increment(amount), author));
         }
-        Act::Add(member) => on_member(cell, member, true, author),
-        Act::Remove(member) => on_member(cell, member, false, author),
+        Act::Add(element) => on_set_element(cell, element, true, author),
+        Act::Remove(element) => on_set_element(cell, element, false, author),
         Act::Insert(_) | Act::Delete => panic!("an operation of arrays"),
     }
 }

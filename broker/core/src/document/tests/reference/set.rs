@@ -1,4 +1,4 @@
-//! Sets: members, each with the operations that added it and were not taken back.
+//! Sets: elements, each with the operations that added it and were not taken back.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub(super) struct Set {
     /// Why it is there.
     reasons: Vec<(Dot, Stamp)>,
     /// By their JSON. A dot is gone once it is stable.
-    members: BTreeMap<String, Vec<Option<Dot>>>,
+    elements: BTreeMap<String, Vec<Option<Dot>>>,
 }
 
 impl Set {
@@ -21,17 +21,17 @@ impl Set {
     }
 
     pub(super) fn json(&self) -> String {
-        let members: Vec<_> = self.members.keys().map(String::as_str).collect();
-        format!("[{}]", members.join(","))
+        let elements: Vec<_> = self.elements.keys().map(String::as_str).collect();
+        format!("[{}]", elements.join(","))
     }
 
     /// Removes what was seen; tells whether anything is left.
     pub(super) fn remove_seen(&mut self, author: &Author) -> bool {
         self.reasons.retain(|(dot, _)| !author.saw(Some(*dot)));
-        for dots in self.members.values_mut() {
+        for dots in self.elements.values_mut() {
             dots.retain(|dot| !author.saw(*dot));
         }
-        self.members.retain(|_, dots| !dots.is_empty());
+        self.elements.retain(|_, dots| !dots.is_empty());
         !self.reasons.is_empty()
     }
 
@@ -44,19 +44,19 @@ impl Set {
         if all {
             self.reasons.clear();
         }
-        for dot in self.members.values_mut().flatten() {
+        for dot in self.elements.values_mut().flatten() {
             *dot = dot.filter(|dot| !stable.contains(dot.origin, dot.sequence));
         }
     }
 
     pub(super) fn is_stripped(&self) -> bool {
-        let mut dots = self.members.values().flatten();
+        let mut dots = self.elements.values().flatten();
         self.reasons.is_empty() && dots.all(Option::is_none)
     }
 }
 
-/// Adds a member to the set of a cell, or removes it.
-pub(super) fn on_member(cell: &mut Cell, member: &str, adds: bool, author: &Author) {
+/// Adds an element to the set of a cell, or removes it.
+pub(super) fn on_set_element(cell: &mut Cell, element: &str, adds: bool, author: &Author) {
     let is_set = |entry: &Entry| matches!(entry.node, Node::Set(_));
     if author.has(Mutant::SetsReplaceEachOther) {
         cell.retain(|entry| match &entry.node {
@@ -77,13 +77,13 @@ pub(super) fn on_member(cell: &mut Cell, member: &str, adds: bool, author: &Auth
         };
         set.reasons.retain(|(dot, _)| !author.saw(Some(*dot)));
         set.reasons.push((author.dot, author.stamp));
-        let dots = set.members.entry(member.to_owned()).or_default();
+        let dots = set.elements.entry(element.to_owned()).or_default();
         dots.retain(|dot| !author.saw(*dot));
         if adds {
             dots.push(Some(author.dot));
         }
         if dots.is_empty() || (!adds && author.has(Mutant::RemoveBeatsAdd)) {
-            set.members.remove(member);
+            set.elements.remove(element);
         }
     }
 }
