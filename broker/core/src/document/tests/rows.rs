@@ -176,6 +176,9 @@ delete /l/a 1: "a" is no place in the array at /l, which has 2 elements
 unset /l/0 1: unset is not for the elements of an array; use delete
 delete /a/b 1: delete is not for the fields of an object; use unset
 insert /a/b 1: insert is not for the fields of an object; use set
+add /l 1: at /l is no set; a set is made by adding to what is not there
+add /s 1: at /s is no set; a set is made by adding to what is not there
+remove /x 1: there is nothing at /x
 inc /a/b 99999999999999999999: 99999999999999999999 has too many digits to be added
 "#;
 
