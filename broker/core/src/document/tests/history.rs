@@ -22,6 +22,7 @@ enum Record {
 }
 
 struct Frame {
+    origin: Origin,
     sequence: Sequence,
     timestamp: HybridTimestamp,
     context: Rc<VersionVector>,
@@ -29,7 +30,10 @@ struct Frame {
 }
 
 struct Replica {
+    /// Its epoch changes now and then.
     origin: Origin,
+    /// How many frames of each region are applied.
+    taken: Vec<usize>,
     applied: VersionVector,
     clock: u64,
     skew: u64,
@@ -72,19 +76,16 @@ pub(super) fn run(seed: u64, mutant: Option<Mutant>) -> Result<Tally, String> {
     Ok(history.tally)
 }
 
-fn origin(replica: usize) -> Origin {
-    Origin {
-        broker: BrokerId::new(replica as u64 + 1),
-        epoch: Epoch::new(1),
-    }
-}
-
 impl History {
     fn new(seed: u64, mutant: Option<Mutant>) -> Self {
         let mut random = Random::new(seed);
         let regions = 3 + random.below(4);
         let replica = |n: usize, random: &mut Random| Replica {
-            origin: origin(n),
+            origin: Origin {
+                broker: BrokerId::new(n as u64 + 1),
+                epoch: Epoch::new(1),
+            },
+            taken: vec![0; regions],
             applied: VersionVector::EMPTY,
             clock: 0,
             skew: if random.percent(30) { 50 } else { 0 },
@@ -122,7 +123,12 @@ impl History {
 
     fn write(&mut self, at: usize) -> Result<(), String> {
         let mut records = Vec::new();
+        let renews = self.random.percent(5);
         let replica = &mut self.replicas[at];
+        if renews {
+            replica.origin.epoch = Epoch::new(replica.origin.epoch.get() + 1);
+        }
+        let origin = replica.origin;
         replica.clock = (replica.clock + 1).max(self.now + replica.skew);
         let sequence = replica.applied.get(replica.origin).next();
         let timestamp = HybridTimestamp::from_millis(1_000_000 + replica.clock);
@@ -147,9 +153,9 @@ impl History {
                 records.push(record);
             }
         }
-        self.replicas[at].applied.advance(origin(at), sequence);
-        self.note(at, at);
+        self.note(at, at, origin, sequence);
         self.logs[at].push(Frame {
+            origin,
             sequence,
             timestamp,
             context,
@@ -161,7 +167,7 @@ impl History {
     /// Takes over the next frame of another region, if it is there and what it follows is here.
     fn deliver(&mut self, at: usize, from: usize) -> Result<bool, String> {
         let replica = &mut self.replicas[at];
-        let next = replica.applied.get(origin(from)).get() as usize;
+        let next = replica.taken[from];
         let Some(frame) = self.logs[from].get(next).filter(|_| from != at) else {
             return Ok(false);
         };
@@ -170,14 +176,13 @@ impl History {
             return Ok(false);
         }
         replica.clock = replica.clock.max(frame.timestamp.millis() - 1_000_000);
-        replica
-            .anchors
-            .cover(origin(from), frame.sequence, frame.timestamp);
+        let (origin, sequence) = (frame.origin, frame.sequence);
+        replica.anchors.cover(origin, sequence, frame.timestamp);
         for (index, record) in frame.records.iter().enumerate() {
             let index = index as u32;
             let dot = Dot {
-                origin: origin(from),
-                sequence: frame.sequence,
+                origin,
+                sequence,
                 index,
             };
             let written = Written {
@@ -187,16 +192,16 @@ impl History {
             };
             apply(replica, record, &written, self.mutant)?;
         }
-        replica.applied.advance(origin(from), frame.sequence);
         replica.known[from].merge(&frame.context);
-        self.note(at, from);
+        self.note(at, from, origin, sequence);
         Ok(true)
     }
 
-    fn note(&mut self, at: usize, from: usize) {
+    fn note(&mut self, at: usize, from: usize, origin: Origin, sequence: Sequence) {
         let replica = &mut self.replicas[at];
-        let sequence = replica.applied.get(origin(from));
-        replica.known[from].advance(origin(from), sequence);
+        replica.applied.advance(origin, sequence);
+        replica.taken[from] += 1;
+        replica.known[from].advance(origin, sequence);
         replica.known[at] = replica.applied.clone();
     }
 
@@ -294,15 +299,16 @@ impl History {
         let replica = &mut self.replicas[at];
         replica.clock += 1;
         let sequence = replica.applied.get(replica.origin).next();
+        let origin = replica.origin;
         let context = Rc::new(replica.applied.clone());
-        replica.applied.advance(replica.origin, sequence);
         self.logs[at].push(Frame {
+            origin,
             sequence,
             timestamp: HybridTimestamp::from_millis(1_000_000 + self.replicas[at].clock),
             context,
             records: Vec::new(),
         });
-        self.note(at, at);
+        self.note(at, at, origin, sequence);
     }
 }
 
