@@ -34,17 +34,16 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
-    /// So many bytes.
-    ///
-    /// # Errors
-    /// When fewer are left.
-    pub fn take(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
     /// What is still to be read.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
+    /// So many bytes.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn take(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
         let (head, rest) = self.rest.split_at_checked(n).ok_or(Malformed)?;
         self.rest = rest;
         Ok(head)
