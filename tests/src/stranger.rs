@@ -67,7 +67,8 @@ impl Stranger {
             writer: BlockWriter::default(),
             hello,
         };
-        // Nobody has to be made a member, so the broker writes nothing for this link's sake.
+        // A member, as it says, of a cluster that is founded: nobody has to be made one, so the broker writes
+        // nothing for this link's sake.
         let mut members = stranger.hello.members.clone();
         members.insert(BrokerId::new(broker), Standing::Active);
         let own = Hello {
@@ -76,7 +77,7 @@ impl Stranger {
             region: RegionName::parse("elsewhere").unwrap(),
             heads: heads(&stranger.hello),
             members,
-            complete: false,
+            complete: true,
         };
         stranger.say(&PeerMessage::Hello(own)).await;
         stranger

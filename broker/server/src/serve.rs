@@ -32,11 +32,13 @@ pub(crate) struct Addresses {
 pub(crate) enum ServeError {
     /// The address.
     #[error(
-        "AB7201 cannot listen on {address}: {error}; stop what uses it, or choose another: --listen 127.0.0.1:0 takes any free port"
+        "AB7201 cannot listen on {address}: {error}; stop what uses it, or choose another: {flag} 127.0.0.1:0 takes any free port"
     )]
     Listen {
         /// The address.
         address: SocketAddr,
+        /// What chooses another.
+        flag: &'static str,
         /// Why.
         error: std::io::Error,
     },
@@ -75,10 +77,10 @@ pub(crate) async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let metrics = recorder()?;
-    let (listener, listen) = bind(config.listen.address).await?;
+    let (listener, listen) = bind(config.listen.address, "--listen").await?;
     let has_peers = !config.listen.peers.is_empty();
     let peer_listener = match config.listen.peer_address.address(has_peers) {
-        Some(address) => Some(bind(address).await?),
+        Some(address) => Some(bind(address, "--peer-listen").await?),
         None => None,
     };
     listening(Addresses {
@@ -135,8 +137,15 @@ pub(crate) async fn serve(
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
-    let refused = |error| ServeError::Listen { address, error };
+async fn bind(
+    address: SocketAddr,
+    flag: &'static str,
+) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let refused = |error| ServeError::Listen {
+        address,
+        flag,
+        error,
+    };
     let listener = TcpListener::bind(address).await.map_err(refused)?;
     let bound = listener.local_addr().map_err(refused)?;
     Ok((listener, bound))
@@ -162,7 +171,8 @@ async fn link(node: Arc<Node>, config: Config, listener: Option<(TcpListener, So
             false => std::future::pending().await,
         }
     };
-    let peers = config.listen.peers.iter().cloned().map(PeerAddress);
+    let peers = config.listen.peers.iter();
+    let peers = peers.map(|peer| PeerAddress(peer.as_str().to_owned()));
     let common = peer::Common::new(config.links.clone());
     let dialling = peer::dial_all(Arc::clone(&node), peers.collect(), common.clone());
     match listener {

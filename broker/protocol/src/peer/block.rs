@@ -26,7 +26,11 @@
 //! Both sides number origins and places in the order in which items name them, those of headers that
 //! go as they are included: its origin, its context, its parts. The batches are the bytes of the log.
 
-use std::collections::{HashMap, VecDeque};
+mod model;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
 
 use anabranch_core::batch::Batch;
 use anabranch_core::frame::{Chain, Commit, FrameHeader, PartHeader};
@@ -37,10 +41,9 @@ use anabranch_core::sequencer::Foreign;
 use anabranch_core::wire::{Reader, put_varint};
 use bytes::{BufMut, Bytes, BytesMut};
 
+use self::model::{MOST_PLACES, Model, place_of};
 use super::BadMessage;
-use super::vectors::{
-    Dense, Numbers, at, differing, most_origins, put_edits, put_stamp, read_edits, read_stamp,
-};
+use super::vectors::{Dense, at, differing, put_edits, put_stamp, read_edits, read_stamp};
 
 const WHOLE: u64 = 0;
 const GAPS: u64 = 1;
@@ -49,12 +52,6 @@ const NEXT_OF: u64 = 2;
 const SAME_PARTS: u8 = 1;
 const OTHERS_CONTEXT: u8 = 2;
 const NEW_ORIGINS: u8 = 4;
-
-/// Places that a link numbers at most.
-const MOST_PLACES: usize = 4096;
-
-/// A frame of more parts says each time where they belong.
-const MOST_SAME_PARTS: usize = 64;
 
 /// Origins whose contexts a header is compared with, those of the frames before it. Who is linked
 /// with the same hub has applied much the same.
@@ -117,96 +114,6 @@ pub struct Block {
     /// The sum of the first eight bytes of the chains of all frames that go as differences: they
     /// were made anew as they were.
     pub proof: u64,
-}
-
-/// What both sides of a link remember of the frames that went over it.
-#[derive(Debug, Default)]
-struct Model {
-    numbers: Numbers,
-    places: Vec<(StreamId, PartitionId)>,
-    place_numbers: HashMap<(StreamId, PartitionId), u16>,
-    /// By an origin's number.
-    last: Vec<Option<Last>>,
-    /// How many of these are there.
-    remembered: usize,
-    millis: u64,
-}
-
-/// The last frame of an origin.
-#[derive(Debug)]
-struct Last {
-    sequence: Sequence,
-    chain: Chain,
-    /// What it followed, as far as that was said over this link, itself included.
-    applied: Dense,
-    /// The numbers of its parts' places; `None` when not all have one, or they are many.
-    places: Option<Vec<u16>>,
-}
-
-impl Model {
-    fn last(&self, number: usize) -> Option<&Last> {
-        self.last.get(number)?.as_ref()
-    }
-
-    fn most_origins(&self) -> usize {
-        most_origins(self.remembered)
-    }
-
-    fn place(&mut self, place: (StreamId, PartitionId)) -> Option<u16> {
-        if let Some(number) = self.place_numbers.get(&place) {
-            return Some(*number);
-        }
-        let number = self.places.len();
-        if number == MOST_PLACES {
-            return None;
-        }
-        let number = u16::try_from(number).ok()?;
-        self.places.push(place);
-        self.place_numbers.insert(place, number);
-        Some(number)
-    }
-
-    /// A frame went over the link.
-    fn note(&mut self, header: &FrameHeader) {
-        self.millis = header.timestamp.millis();
-        let most = self.most_origins();
-        let number = self.numbers.give(header.origin, most);
-        let context: Vec<_> = (header.context.iter())
-            .filter_map(|(origin, sequence)| {
-                Some((self.numbers.give(origin, most)?, sequence.get()))
-            })
-            .collect();
-        let places = header.parts.iter().map(|part| self.place(place_of(part)));
-        let places: Option<Vec<_>> = places.collect();
-        let places = places.filter(|places| places.len() <= MOST_SAME_PARTS);
-        let Some(number) = number else { return };
-        if self.last.len() <= number {
-            self.last.resize_with(number + 1, || None);
-        }
-        if self.last[number].is_none() {
-            if self.numbers.len() > most_origins(self.remembered + 1) {
-                return;
-            }
-            self.remembered += 1;
-        }
-        let before = self.last[number].take();
-        let mut applied = before.map(|last| last.applied).unwrap_or_default();
-        applied.resize(self.numbers.len(), 0);
-        for (origin, sequence) in context {
-            applied[origin] = applied[origin].max(sequence);
-        }
-        applied[number] = header.sequence.get();
-        self.last[number] = Some(Last {
-            sequence: header.sequence,
-            chain: header.chain,
-            applied,
-            places,
-        });
-    }
-}
-
-fn place_of(part: &PartHeader) -> (StreamId, PartitionId) {
-    (part.stream, part.partition)
 }
 
 fn proof_of(chain: &Chain) -> u64 {
@@ -598,6 +505,3 @@ fn take_batch(bodies: &mut Bytes, length: Option<u64>) -> Result<Batch, BadMessa
     }
     Batch::reopen(bodies.split_to(said)).map_err(|_| BadMessage::Malformed)
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,8 +8,8 @@ use anabranch_core::id::RegionName;
 use toml::Value;
 
 use super::value::{
-    Bound, ByteSize, ClusterName, GIB, KIB, LogFilter, LogFormat, MIB, NotAllowed, PeerListen,
-    Reserve, Setting,
+    Bound, ByteSize, ClusterName, GIB, HostPort, KIB, LogFilter, LogFormat, MIB, NotAllowed,
+    PeerListen, Reserve, Setting,
 };
 
 /// What is known of a key apart from its value.
@@ -136,7 +136,7 @@ sections! {
         /// Other brokers. `"auto"` is 127.0.0.1:7071 where `listen.peers` names any, and nowhere else. Port 0 takes any free port.
         peer_address: PeerListen = PeerListen::Auto, ANY;
         /// Brokers of other regions, `host:port` each. Name them on both sides, or on one: a link carries both ways.
-        peers: Vec<String> = Vec::new(), ANY;
+        peers: Vec<HostPort> = Vec::new(), ANY;
         /// Allows an address beyond loopback. There is no authentication yet: whoever reaches the port may read and write everything.
         insecure: bool = false, ANY;
     }

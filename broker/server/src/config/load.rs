@@ -202,6 +202,7 @@ fn unknown_variable(name: &str, origin: Origin) -> ConfigError {
 mod tests {
     use expect_test::{Expect, expect};
 
+    use super::super::value::HostPort;
     use super::*;
 
     fn load(
@@ -328,6 +329,22 @@ mod tests {
               |     ^
             unclosed table, expected `]`"#]],
         );
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_dialled_is_refused() {
+        for peer in ["here", "http://10.0.0.2:7071", "10.0.0.2:0", "::1:7071"] {
+            let error = load("", &[("ANABRANCH_LISTEN_PEERS", peer)], Vec::new());
+            let error = error.unwrap_err().to_string();
+            let said = format!("bad configuration value \"{peer}\" for listen.peers");
+            assert!(error.contains(&said), "{error}");
+            assert!(error.contains("for example 10.0.0.2:7071"), "{error}");
+        }
+        let environment = [("ANABRANCH_LISTEN_PEERS", "b.example:7071, [::1]:7072")];
+        let loaded = load("", &environment, Vec::new()).unwrap();
+        let peers = loaded.config.listen.peers.iter();
+        let peers: Vec<_> = peers.map(HostPort::as_str).collect();
+        assert_eq!(peers, ["b.example:7071", "[::1]:7072"]);
     }
 
     #[test]

@@ -104,25 +104,48 @@ impl Setting for String {
     }
 }
 
-impl Setting for Vec<String> {
-    const FORM: &'static str = "a list of texts (separated by commas in a variable or flag)";
+/// Where another broker listens. The name is looked up with each dial.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct HostPort(String);
+
+impl HostPort {
+    fn read(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let is_bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+        let is_url = host.contains('/');
+        let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+        let is_one = !host.is_empty() && !is_bare_ipv6 && !is_url && is_port;
+        is_one.then(|| Self(text.to_owned()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Setting for Vec<HostPort> {
+    const FORM: &'static str =
+        "HOST:PORT of each (separated by commas in a variable or flag), for example 10.0.0.2:7071";
 
     fn parse(value: &Value) -> Option<Self> {
         match value {
-            Value::Array(items) => items.iter().map(String::parse).collect(),
-            Value::String(list) => Some(
-                list.split(',')
-                    .map(str::trim)
+            Value::Array(items) => items
+                .iter()
+                .map(|item| HostPort::read(text(item)?))
+                .collect(),
+            Value::String(list) => {
+                let items = list.split(',').map(str::trim);
+                items
                     .filter(|item| !item.is_empty())
-                    .map(str::to_owned)
-                    .collect(),
-            ),
+                    .map(HostPort::read)
+                    .collect()
+            }
             _ => None,
         }
     }
 
     fn write(&self) -> Value {
-        Value::Array(self.iter().map(Setting::write).collect())
+        Value::Array(self.iter().map(|peer| Value::from(peer.as_str())).collect())
     }
 }
 

@@ -420,7 +420,9 @@ fn new_running(
             durable: next,
             tables: tables.clone(),
             expected,
-            named: config.listen.peers.clone(),
+            named: (config.listen.peers.iter())
+                .map(|peer| peer.as_str().to_owned())
+                .collect(),
             members,
             is_unproven,
         })),

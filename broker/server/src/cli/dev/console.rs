@@ -18,7 +18,7 @@ pub(super) enum Order {
     Delay(Between, Duration),
     /// Show all links.
     Links,
-    /// Kill the broker of a region, as a power cut would.
+    /// Kill the broker of a region, as `kill -9` does.
     Kill(usize),
     /// Start it again.
     Start(usize),
@@ -34,7 +34,7 @@ cut r3 | r1-r2 | all          nothing gets over these links any more
 heal r3 | r1-r2 | all         they carry again; alone, all of them
 delay r1-r2 | r3 | all 200ms  how long every byte takes, in each direction
 links                         how all links are
-kill r3                       kills a broker, as a power cut would
+kill r3                       kills a broker, as kill -9 does
 start r3                      starts it again
 quit                          ends everything; so does Ctrl-C";
 

@@ -91,7 +91,12 @@ impl Launch {
     }
 
     fn command(&self) -> Result<Command, Failure> {
-        let mut command = Command::new(std::env::current_exe()?);
+        // Its path may be another program by now, or none: it was built anew meanwhile.
+        let this = match cfg!(target_os = "linux") {
+            true => PathBuf::from("/proc/self/exe"),
+            false => std::env::current_exe()?,
+        };
+        let mut command = Command::new(this);
         command.arg("serve").arg("--data-dir").arg(&self.data);
         command.args([
             "--region",
@@ -135,7 +140,7 @@ impl Launch {
 }
 
 impl Process {
-    /// Ends it at once, as a power cut would, and waits until its end has been told.
+    /// Ends it at once, as `kill -9` does, and waits until its end has been told.
     pub(super) async fn kill(self) {
         // It may have ended by itself.
         let _ = self.kill.send(());
