@@ -330,7 +330,7 @@ mod tests {
     use super::*;
     use crate::clock::HybridTimestamp;
     use crate::id::PartitionId;
-    use crate::members::{self, Members};
+    use crate::members::{self, Members, founded};
     use crate::sequencer::Publish;
     use crate::stability::Report;
     use crate::stream::StreamDefinition;
@@ -344,23 +344,6 @@ mod tests {
 
     fn region() -> RegionName {
         RegionName::parse("a").unwrap()
-    }
-
-    /// What the log of a cluster says that these have founded.
-    fn founded(brokers: &[u64]) -> Members {
-        let mut scratch = Sequencer::new(origin(99));
-        for &broker in brokers {
-            let id = BrokerId::new(broker);
-            let publish = Publish {
-                stream: StreamDefinition::members().id(),
-                partition: PartitionId::new(0),
-                batch: members::batch(id, Standing::Active, &region(), 1).unwrap(),
-            };
-            let mut frame = scratch.open();
-            frame.add(&[publish], &mut Vec::new()).unwrap();
-            drop(frame.close(1));
-        }
-        scratch.members().clone()
     }
 
     fn report(broker: u64, applied: &[(u64, u64)], promise: u64) -> Report {

@@ -282,6 +282,33 @@ pub fn batch(
     batch.finish(None)
 }
 
+/// What a log says of whom somebody else has made members, all of them in region `a`.
+#[cfg(test)]
+pub(crate) fn founded(brokers: &[u64]) -> Members {
+    use crate::id::PartitionId;
+    use crate::sequencer::{Publish, Sequencer};
+    use crate::stream::StreamDefinition;
+
+    let mut scratch = Sequencer::new(Origin {
+        broker: BrokerId::new(99),
+        epoch: Epoch::new(1),
+    });
+    let region = RegionName::parse("a").expect("it is in the alphabet");
+    for &broker in brokers {
+        let said = batch(BrokerId::new(broker), Standing::Active, &region, 1);
+        let publish = Publish {
+            stream: StreamDefinition::members().id(),
+            partition: PartitionId::new(0),
+            batch: said.expect("it is small"),
+        };
+        let mut frame = scratch.open();
+        let added = frame.add(&[publish], &mut Vec::new());
+        added.expect("it fits");
+        drop(frame.close(1));
+    }
+    scratch.members().clone()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -184,31 +184,14 @@ fn has_written(origin: Origin, applied: &VersionVector) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Epoch, PartitionId, RegionName};
-    use crate::members::{Standing, batch};
-    use crate::sequencer::{Publish, Sequencer};
-    use crate::stream::StreamDefinition;
+    use crate::id::Epoch;
+    use crate::members::founded;
 
     fn origin(broker: u64, epoch: u32) -> Origin {
         Origin {
             broker: BrokerId::new(broker),
             epoch: Epoch::new(epoch),
         }
-    }
-
-    fn members(brokers: &[u64]) -> Members {
-        let mut scratch = Sequencer::new(origin(99, 1));
-        let region = RegionName::parse("a").unwrap();
-        let said = brokers.iter().map(|&broker| Publish {
-            stream: StreamDefinition::members().id(),
-            partition: PartitionId::new(0),
-            batch: batch(BrokerId::new(broker), Standing::Active, &region, 1).unwrap(),
-        });
-        let said: Vec<_> = said.collect();
-        let mut frame = scratch.open();
-        frame.add(&said, &mut Vec::new()).unwrap();
-        drop(frame.close(1));
-        scratch.members().clone()
     }
 
     fn vector(entries: &[(u64, u64)]) -> VersionVector {
@@ -231,7 +214,7 @@ mod tests {
     /// Says all that the one knows to the other.
     fn tell(from: &Broker, to: &mut Broker) -> bool {
         let said: Vec<_> = from.recalls.all().cloned().collect();
-        let (mut told, all) = (false, members(&[1, 2, 3]));
+        let (mut told, all) = (false, founded(&[1, 2, 3]));
         for recall in said {
             told |= to.recalls.hear(recall, &all, &to.applied) != Heard::Nothing;
         }
@@ -242,7 +225,7 @@ mod tests {
     /// what that had reported.
     #[test]
     fn two_that_were_restored_at_once_wait_for_what_only_a_third_holds() {
-        let members = members(&[1, 2, 3]);
+        let members = founded(&[1, 2, 3]);
         let mut one = broker(1, &[(1, 5), (2, 4)]);
         let mut two = broker(2, &[(1, 5), (2, 4)]);
         let mut three = broker(3, &[(1, 9), (2, 8), (3, 7)]);
@@ -274,11 +257,11 @@ mod tests {
         let mut two = broker(2, &[(1, 5), (2, 4)]);
         one.recalls.ask(origin(1, 2));
         assert!(!one.recalls.is_over(&Members::EMPTY, &one.applied));
-        assert!(!one.recalls.is_over(&members(&[2]), &one.applied));
+        assert!(!one.recalls.is_over(&founded(&[2]), &one.applied));
         assert!(tell(&one, &mut two));
         assert!(tell(&two, &mut one));
         one.applied = two.applied.clone();
-        assert!(one.recalls.is_over(&members(&[1, 2]), &one.applied));
+        assert!(one.recalls.is_over(&founded(&[1, 2]), &one.applied));
     }
 
     #[test]
@@ -303,7 +286,7 @@ mod tests {
 
     #[test]
     fn those_that_were_parked_are_not_waited_for_and_not_more_are_answered_than_there_can_be() {
-        let members = members(&[1]);
+        let members = founded(&[1]);
         let mut one = broker(1, &[]);
         one.recalls.ask(origin(1, 2));
         let applied = one.applied.clone();

@@ -8,7 +8,7 @@ use anabranch_core::audit::Audit;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::link::Ended;
+use super::ended::Ended;
 use crate::node::{Error, Peer, Running};
 
 /// What one side may say ahead. What is more is left out: a later round says it again.

@@ -11,6 +11,7 @@
 //! | `audit` | comparing rows with the peer of a link |
 //! | `blocks` | blocks of what a peer wants, read from the log |
 //! | `dial` | one task for each configured peer, which dials again when the link is down |
+//! | `ended` | why a link has ended |
 //! | `link` | a link from hello to its end |
 //! | `packing` | how blocks are compressed |
 //! | `wire` | messages over a socket |
@@ -18,6 +19,7 @@
 mod audit;
 mod blocks;
 mod dial;
+mod ended;
 mod link;
 mod packing;
 mod wire;
